@@ -1,0 +1,50 @@
+# One object per instruction set: csrc/cpu/isa_<name>.cpp with that set's flags. The program picks one when it starts, so
+# these flags reach no other source. An instruction set that the compiler cannot build is left out with a message;
+# csrc/cpu/dispatch.cpp sees RNNFAST_HAVE_<NAME>=1 for the rest.
+
+include(CheckCXXSourceCompiles)
+
+# rnnfast_isa(<target> <name> <macro the architecture must define, or ANY> <flags> <source that must compile with them>)
+function(rnnfast_isa target name architecture flags trial)
+  set(source ${PROJECT_SOURCE_DIR}/csrc/cpu/isa_${name}.cpp)
+  string(TOUPPER ${name} upper)
+  if(NOT architecture STREQUAL "ANY")
+    check_cxx_source_compiles("#ifndef ${architecture}\n#error other architecture\n#endif\nint main() { return 0; }" RNNFAST_ON${architecture})
+    if(NOT RNNFAST_ON${architecture})
+      return()
+    endif()
+  endif()
+
+  list(JOIN flags " " CMAKE_REQUIRED_FLAGS)
+  check_cxx_source_compiles("${trial}" RNNFAST_CAN_${upper})
+  if(NOT RNNFAST_CAN_${upper})
+    message(STATUS "rnnfast: ${name} left out, ${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} cannot compile it")
+    return()
+  endif()
+
+  # Optimised in every kind of build: without it, inline functions become shared symbols that hold this set's instructions.
+  # -Wno-psabi: vector arguments never cross the border of one object.
+  set_source_files_properties(
+    ${source} PROPERTIES COMPILE_OPTIONS "${flags};$<IF:$<BOOL:${RNNFAST_SANITIZE}>,-O1,-O3>;-Wno-psabi")
+  target_sources(${target} PRIVATE ${source})
+  target_compile_definitions(${target} PRIVATE RNNFAST_HAVE_${upper}=1)
+  message(STATUS "rnnfast: ${name} kernels")
+endfunction()
+
+function(rnnfast_add_isas target)
+  set(any "int main() { return 0; }")
+  rnnfast_isa(${target} scalar ANY "" "${any}")
+  rnnfast_isa(${target} sse42 __x86_64__ "-march=x86-64-v2" "${any}")
+  rnnfast_isa(
+    ${target} avx2 __x86_64__ "-mavx2;-mfma;-mf16c"
+    "#include <immintrin.h>
+     int main() { return static_cast<int>(_mm256_cvtss_f32(_mm256_fmadd_ps(_mm256_set1_ps(1), _mm256_set1_ps(1), _mm256_set1_ps(1)))); }")
+  rnnfast_isa(
+    ${target} avx512 __x86_64__ "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx2;-mfma;-mf16c;-mprefer-vector-width=512"
+    "#include <immintrin.h>
+     int main() { return static_cast<int>(_mm512_reduce_add_ps(_mm512_fmadd_ps(_mm512_set1_ps(1), _mm512_set1_ps(1), _mm512_set1_ps(1)))); }")
+  rnnfast_isa(
+    ${target} neon __aarch64__ ""
+    "#include <arm_neon.h>
+     int main() { return static_cast<int>(vaddvq_f32(vfmaq_f32(vdupq_n_f32(1), vdupq_n_f32(1), vdupq_n_f32(1)))); }")
+endfunction()

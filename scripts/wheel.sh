@@ -1,0 +1,47 @@
+#!/bin/sh
+# Make a wheel in dist/ and try it as a user would: in a fresh environment, with no compiler on PATH, outside this folder.
+# On Linux auditwheel gives it the oldest manylinux tag that its symbols allow. It carries libgomp.so.1 under its plain
+# name (rnnfast/_openmp.py says when that is used), so auditwheel is told to leave that name alone.
+set -eu
+cd "$(dirname -- "$0")/.."
+root=$(pwd)
+venv=${VENV:-.venv}
+case $(uname -s) in
+Linux) linux=1 repair=wheel ;;
+*) linux= repair= ;;
+esac
+# shellcheck disable=SC2086  # empty on other systems
+sh scripts/setup.sh build $repair
+python=$venv/bin/python
+
+# Whether the system's tools will do or pip's are needed is decided in setup.sh, by way of an installed package.
+sh scripts/setup.sh package
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+echo "wheel: building" >&2
+PATH="$root/$venv/bin:$PATH" "$python" -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation \
+    ${linux:+-Ccmake.define.RNNFAST_BUNDLE_LIBGOMP=ON} --wheel-dir "$work/raw" .
+mkdir -p dist
+rm -f dist/rnnfast-*.whl
+if [ -n "$linux" ]; then
+    PATH="$root/$venv/bin:$PATH" "$python" -m auditwheel repair --plat auto --only-plat --exclude libgomp.so.1 --wheel-dir dist "$work"/raw/*.whl
+    "$python" -m auditwheel show dist/rnnfast-*.whl
+else
+    cp "$work"/raw/*.whl dist/
+fi
+"$python" scripts/check_wheel.py dist/rnnfast-*.whl
+
+echo "wheel: testing it in a fresh environment without a compiler" >&2
+"$python" -m venv "$work/venv"
+"$work/venv/bin/python" -m pip install --disable-pip-version-check --quiet dist/rnnfast-*.whl
+cp tests/test_minimal.py "$work/"
+cd "$work"
+user() { env -i HOME="$work" LANG=C.UTF-8 PATH="$work/venv/bin" "$@"; }
+user python test_minimal.py
+user rnnfast info
+user rnnfast demo --seconds 5 >"$work/sample.txt"
+[ -s "$work/sample.txt" ] || { echo "wheel: rnnfast demo printed no text" >&2; exit 1; }
+tail -n 5 "$work/sample.txt"
+cd "$root"
+ls -l dist/rnnfast-*.whl
