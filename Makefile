@@ -18,10 +18,10 @@ demo:
 
 # Everything but the slow tests. TORCH=1 adds parity with torch, and fails if any of that is skipped.
 test:
-	@PYTHON='$(PYTHON)' VENV='$(VENV)' TORCH='$(TORCH)' sh scripts/test.sh -m "not slow" $(ARGS)
+	@PYTHON='$(PYTHON)' VENV='$(VENV)' TORCH='$(TORCH)' sh scripts/test.sh $(ARGS)
 
 test-all:
-	@PYTHON='$(PYTHON)' VENV='$(VENV)' TORCH='$(TORCH)' sh scripts/test.sh $(ARGS)
+	@RNNFAST_SLOW=1 PYTHON='$(PYTHON)' VENV='$(VENV)' TORCH='$(TORCH)' sh scripts/test.sh $(ARGS)
 
 # A wheel in dist/, checked, and tested where there is no compiler.
 wheel:
