@@ -1,0 +1,44 @@
+"""What all tests share: hypothesis without randomness, the torch fixture, and the markers."""
+
+import os
+
+import hypothesis
+import pytest
+
+EXAMPLES = int(os.environ.get("RNNFAST_TEST_EXAMPLES", "40"))  # the reruns for other ISAs take fewer
+
+hypothesis.settings.register_profile(
+    "rnnfast",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=EXAMPLES,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile("rnnfast")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "isa: correctness and exactness of the kernels, run again for every ISA")
+    config.addinivalue_line("markers", "slow: minutes long, only with RNNFAST_SLOW=1 (make test-all)")
+
+
+def pytest_collection_modifyitems(config, items):
+    if os.environ.get("RNNFAST_SLOW") == "1":
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """The torch module. Without it the test is skipped, or fails where RNNFAST_REQUIRE_TORCH=1 asks for it."""
+    try:
+        import torch
+    except ImportError as error:
+        if os.environ.get("RNNFAST_REQUIRE_TORCH") == "1":
+            pytest.fail(f"RNNFAST_REQUIRE_TORCH=1, but torch cannot be imported: {error}")
+        pytest.skip("torch cannot be imported; `make test TORCH=1` installs a CPU build and runs these tests")
+    return torch
