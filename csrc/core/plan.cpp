@@ -1,0 +1,70 @@
+#include "plan.h"
+
+#include <algorithm>
+
+namespace rnnfast {
+
+namespace {
+
+// Below these a second thread costs more than it brings; see benchmarks/ for the measurements.
+constexpr double kFlopsForThreads = 2e6;    // of a call
+constexpr double kFlopsForBarrier = 1.5e5;  // of a step
+constexpr int64_t kSequencesForBatchSplit = 4;  // a thread
+constexpr int64_t kChunkBytes = 256 * 1024;   // of pre-activations that wait for their step in L2
+
+}  // namespace
+
+Plan::Plan(const CellShape& cell, int64_t lanes, int64_t hidden, const Schedule& schedule, double flops,
+           int max_threads)
+    : split(Split::none), threads(max_threads), batch(schedule.batch()), ragged(schedule.ragged()) {
+  panels = (hidden + lanes - 1) / lanes;
+  if (flops < kFlopsForThreads) threads = 1;
+  const double step_flops =
+      2.0 * cell.recurrent.count * static_cast<double>(hidden) * static_cast<double>(hidden * batch);
+  if (threads > 1 && batch >= kSequencesForBatchSplit * threads) {
+    split = Split::batch;
+  } else if (threads > 1 && panels > 1 && step_flops > kFlopsForBarrier) {
+    split = Split::panels;
+  }
+}
+
+Part Plan::part(const Team& team) const {
+  const Part all{{0, 1, batch}, {0, panels}, false};
+  switch (split) {
+    case Split::batch: {
+      // Sorted sequences are dealt in turn, so that all threads have long and short ones; equal ones in blocks, so
+      // that no two threads write to one cache line.
+      if (ragged) return {{team.id, team.count, batch}, {0, panels}, false};
+      const Span span = part_of(batch, team.id, team.count);
+      return {{span.begin, 1, span.end}, {0, panels}, false};
+    }
+    case Split::panels: {
+      if (team.count == 1) return all;
+      return {{0, 1, batch}, part_of(panels, team.id, team.count), true};
+    }
+    case Split::none: break;
+  }
+  return team.id == 0 ? all : Part{{0, 1, 0}, {0, 0}, false};
+}
+
+template <class T>
+ThreadScratch<T>::ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, bool inputs) {
+  const Kernels<T>& k = kernels<T>();
+  // The team may turn out smaller than planned, so a thread has room for any part.
+  const int64_t row_bytes = plan.panels * cell.pre_activations * k.lanes * static_cast<int64_t>(sizeof(T));
+  chunk_rows_ = inputs ? std::min(std::max(plan.batch, kChunkBytes / row_bytes), std::max<int64_t>(rows, 1)) : 0;
+  chunk_rows_ = inputs ? std::max(chunk_rows_, std::min<int64_t>(plan.batch, rows)) : 0;
+  pre_ = Buffer<T>(chunk_rows_ * plan.panels * cell.pre_activations * k.lanes);
+  step_rows_ = Buffer<unsigned char>(plan.batch * k.step_row_bytes);
+  x_rows_ = Buffer<const T*>(chunk_rows_);
+}
+
+template <class T>
+Scratch<T> ThreadScratch<T>::view() {
+  return {pre_.data(), chunk_rows_, step_rows_.data(), x_rows_.data()};
+}
+
+template class ThreadScratch<float>;
+template class ThreadScratch<double>;
+
+}  // namespace rnnfast

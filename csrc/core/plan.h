@@ -1,0 +1,40 @@
+// How a pass over a layer is dealt to threads.
+#pragma once
+
+#include <vector>
+
+#include "rnn.h"
+
+namespace rnnfast {
+
+enum class Split {
+  none,    // too little work for a barrier: thread 0 alone
+  batch,   // each thread takes its own sequences through all steps; no barrier
+  panels,  // each thread takes its own panels of all sequences; a barrier a step
+};
+
+struct Plan {
+  Split split;
+  int threads;      // of the whole call
+  int64_t batch, panels;
+  bool ragged;
+
+  Plan(const CellShape& cell, int64_t lanes, int64_t hidden, const Schedule& schedule, double flops, int max_threads);
+  Part part(const Team& team) const;
+};
+
+// One thread's memory for a pass; `inputs`: room for the input products of a forward pass too.
+template <class T>
+class ThreadScratch {
+ public:
+  ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, bool inputs);
+  Scratch<T> view();
+
+ private:
+  int64_t chunk_rows_;
+  Buffer<T> pre_;
+  Buffer<unsigned char> step_rows_;
+  Buffer<const T*> x_rows_;
+};
+
+}  // namespace rnnfast

@@ -1,0 +1,133 @@
+// Recurrent networks of several layers and directions: the plain C++ interface to the kernels.
+//
+//   forward   (x, state0, weights, lengths, reset) -> y, state_n [, cache]
+//   backward  (dy, dstate_n, cache) -> dx, dstate0, += gradients
+//
+// Arrays are C-contiguous unless strides are given. G = blocks of H rows of a weight matrix (1 RNN, 4 LSTM, 3 GRU),
+// D = directions, H = hidden. Weights come per (layer, direction), at index layer * D + direction, in PyTorch's layout.
+// Nothing is checked here: Python has done it, by name.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "../cpu/kernels.h"
+#include "buffer.h"
+#include "error.h"
+#include "schedule.h"
+
+namespace rnnfast {
+
+// What the shared code must know of a cell, from its declarations.
+struct CellShape {
+  int pre_activations, states, saved, gates;
+  Run input, recurrent;
+};
+CellShape cell_shape(CellId cell);
+const char* cell_name(CellId cell);
+
+struct RnnConfig {
+  CellId cell;
+  int64_t input, hidden;
+  int layers, directions;
+  double dropout;  // on the output of every layer but the last, in training
+  int64_t input_of(int layer) const { return layer == 0 ? input : directions * hidden; }
+};
+
+template <class T>
+struct RnnWeights {
+  const T* w_ih;  // [G * H, input_of(layer)]
+  const T* w_hh;  // [G * H, H]
+  const T* b_ih;  // [G * H] or null
+  const T* b_hh;
+};
+
+template <class T>
+struct RnnGradients {  // added to; null: not wanted
+  T *w_ih, *w_hh, *b_ih, *b_hh;
+};
+
+// A network's weights as the kernels read them.
+template <class T>
+struct PackedRnn {
+  struct Layer {
+    Buffer<T> w, r, bias;   // forward; see ForwardArgs
+    Buffer<T> w_back, r_back;  // for the gradients of x and h; empty without `backward`
+    int64_t columns = 0;       // of w: the layer's inputs, or the distinct tokens of a call
+  };
+  std::vector<Layer> layers;  // layer * D + direction
+  Buffer<T> zeros;
+  size_t bytes() const;
+};
+
+template <class T>
+struct RnnInput {
+  BatchLayout layout;
+  const T* x;              // (t, b) -> [I] at t * stride_time + b * stride_batch; or
+  const int32_t* tokens;   // (t, b) -> a token below I: a one-hot row
+  int64_t stride_time, stride_batch;
+};
+
+template <class T>
+struct RnnOutput {
+  T* y;  // (t, b) -> [D * H]; zeroed by the caller where sequences end early
+  int64_t stride_time, stride_batch;
+  T* state[kMaxStates];  // [layers * D, B, H] or null
+};
+
+// Everything that backward needs. It owns all of it, so any number of caches may be alive and no array of the caller
+// is looked at again.
+template <class T>
+struct RnnCache {
+  explicit RnnCache(const BatchLayout& layout) : schedule(layout) {}
+  RnnConfig config{};
+  Schedule schedule;
+  uint64_t seed = 0, step = 0;  // of dropout
+  std::shared_ptr<const PackedRnn<T>> weights;
+  Buffer<T> x;            // [rows][I]
+  Buffer<int32_t> token;  // [rows] into `ids`
+  Buffer<int32_t> ids;    // the distinct tokens
+  struct Layer {
+    Buffer<T> y;                   // [rows][D * H]
+    Buffer<T> dropped;             // the same after dropout, the next layer's input; empty without dropout
+    struct Direction {
+      Buffer<T> state0[kMaxStates];  // [B][padded H] sorted
+      Buffer<T> state[kMaxStates];   // k >= 1: [rows][padded H]
+      Buffer<T> saved;               // [rows][panel][saved][L]
+    };
+    std::vector<Direction> direction;
+  };
+  std::vector<Layer> layers;
+  size_t bytes() const;
+};
+
+// Packs weights for calls that follow (freeze, stream, sample).
+template <class T>
+std::shared_ptr<const PackedRnn<T>> pack_rnn(const RnnConfig&, const RnnWeights<T>* weights);
+
+struct DropoutState {
+  uint64_t seed, step;
+};
+
+// `packed` from pack_rnn, or null to take `weights` as they are now. With `cache` all that backward needs is kept in it.
+template <class T>
+void rnn_forward(const RnnConfig&, const RnnWeights<T>* weights, std::shared_ptr<const PackedRnn<T>> packed,
+                 const RnnInput<T>&, const T* const state0[kMaxStates], const RnnOutput<T>&, RnnCache<T>* cache,
+                 const DropoutState& dropout, int threads);
+
+template <class T>
+struct RnnBackward {
+  const T* dy;  // strides of y; or null for zeros
+  int64_t dy_stride_time, dy_stride_batch;
+  const T* dstate_n[kMaxStates];  // [layers * D, B, H] or null for zeros
+  T* dx;                          // strides of x; zeroed by the caller where sequences end early; or null
+  int64_t dx_stride_time, dx_stride_batch;
+  T* dstate0[kMaxStates];  // or null
+  const RnnGradients<T>* gradients;
+};
+
+// Consumes the cache unless `keep`. An interrupt leaves the gradients as they were.
+template <class T>
+void rnn_backward(RnnCache<T>& cache, const RnnBackward<T>&, bool keep, int threads);
+
+}  // namespace rnnfast

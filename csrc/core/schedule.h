@@ -1,0 +1,53 @@
+// Which rows a batch of sequences has.
+//
+// Sequences are sorted by length, longest first, so that those still running at time t are the first active[t]; row
+// offset[t] + j is time t of sorted sequence j. There are sum(lengths) rows, and no work is done for any other. A
+// direction that runs backwards in time starts sequence j at time length[j] - 1.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "../cpu/kernels.h"
+
+namespace rnnfast {
+
+// A batch as the caller has it: element (t, b) at t * stride_time + b * stride_batch.
+struct BatchLayout {
+  int64_t steps, batch;
+  const int32_t* lengths;  // [batch] in 0 .. steps, or null: all have `steps`
+  const uint8_t* reset;    // bool at (t, b), or null
+  int64_t reset_stride_time, reset_stride_batch;
+};
+
+class Schedule {
+ public:
+  explicit Schedule(const BatchLayout& layout);
+
+  ScheduleView view() const;
+  int64_t steps() const { return steps_; }  // of the caller
+  int64_t batch() const { return batch_; }
+  int64_t rows() const { return offset_.back(); }
+  bool ragged() const { return ragged_; }
+  // Where the caller has sorted sequence j.
+  int64_t caller(int64_t j) const { return ragged_ ? order_[static_cast<std::size_t>(j)] : j; }
+  int64_t length(int64_t j) const { return length_[static_cast<std::size_t>(j)]; }
+
+  // f(row, time, j) for the rows of times [begin, end).
+  template <class F>
+  void each_row(int64_t begin, int64_t end, F&& f) const {
+    for (int64_t t = begin; t < end; ++t)
+      for (int64_t j = 0; j < active_[static_cast<std::size_t>(t)]; ++j) f(offset_[static_cast<std::size_t>(t)] + j, t, j);
+  }
+  int64_t longest() const { return static_cast<int64_t>(active_.size()) - 1; }
+
+ private:
+  int64_t steps_, batch_;
+  bool ragged_;
+  std::vector<int32_t> order_, length_, active_;  // active_ has one more entry than there are times, 0
+  std::vector<int64_t> offset_;
+  std::vector<uint8_t> cut_;
+};
+
+}  // namespace rnnfast

@@ -1,0 +1,93 @@
+#include "stepper.h"
+
+#include <algorithm>
+
+namespace rnnfast {
+
+namespace {
+
+double flops_of(const RnnConfig& config, const CellShape& cell, int64_t batch) {
+  return 2.0 * static_cast<double>(batch * config.layers * config.hidden * cell.recurrent.count * 2 * config.hidden);
+}
+
+}  // namespace
+
+template <class T>
+RnnStepper<T>::RnnStepper(const RnnConfig& config, std::shared_ptr<const PackedRnn<T>> packed, int64_t batch,
+                          int max_threads)
+    : config_(config), packed_(std::move(packed)), batch_(batch), cell_(cell_shape(config.cell)),
+      schedule_(BatchLayout{1, batch, nullptr, nullptr, 0, 0}),
+      plan_(cell_, kernels<T>().lanes, config.hidden, schedule_, flops_of(config, cell_, batch), max_threads) {
+  if (plan_.split == Split::none) plan_.threads = 1;
+  padded_ = plan_.panels * kernels<T>().lanes;
+  const int64_t size = config.layers * batch * padded_;
+  for (Buffer<T>& half : h_) half = Buffer<T>(size);
+  for (int k = 1; k < cell_.states; ++k) state_[k] = Buffer<T>(size);
+  // The padding is read as the cell's previous state and must be numbers.
+  for (Buffer<T>* buffer : {&h_[0], &h_[1], &state_[1]}) std::fill_n(buffer->data(), buffer->size(), T(0));
+  for (int i = 0; i < plan_.threads; ++i) scratch_.emplace_back(plan_, cell_, batch, true);
+}
+
+template <class T>
+bool RnnStepper<T>::step(const T* x, const int32_t* tokens, Team& team) {
+  const int next = 1 - parity_;
+  for (int layer = 0; layer < config_.layers; ++layer) {
+    const auto& weights = packed_->layers[static_cast<size_t>(layer)];
+    T* to = h_[next].data() + layer * batch_ * padded_;
+    ForwardArgs<T> args{};
+    args.input = weights.columns, args.hidden = config_.hidden;
+    args.schedule = schedule_.view();
+    args.w = weights.w.data(), args.r = weights.r.data(), args.bias = weights.bias.data();
+    if (layer > 0) {
+      args.x = {to - batch_ * padded_, padded_, nullptr};
+    } else if (tokens != nullptr) {
+      args.token = tokens;
+    } else {
+      args.x = {x, config_.input, nullptr};
+    }
+    args.y = {to, padded_, nullptr};
+    for (int k = 0; k < cell_.states; ++k) args.state0[k] = args.state[k] = state(k, layer);
+    args.zeros = packed_->zeros.data();
+    kernels<T>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team),
+                                            team);
+    // With a batch split the next layer needs this thread's rows only; the panels' split has passed its own barrier.
+  }
+  const bool stop = team.count > 1 ? team_barrier(team) : team_stopped(team);
+  if (team.id == 0) parity_ = next;
+  if (team.count > 1) team_barrier(team);
+  return stop;
+}
+
+template <class T>
+void RnnStepper<T>::get_state(int k, T* out) const {
+  for (int layer = 0; layer < config_.layers; ++layer)
+    for (int64_t b = 0; b < batch_; ++b, out += config_.hidden)
+      std::copy_n(state(k, layer) + b * padded_, config_.hidden, out);
+}
+
+template <class T>
+void RnnStepper<T>::set_state(int k, const T* in) {
+  for (int layer = 0; layer < config_.layers; ++layer) {
+    for (int64_t b = 0; b < batch_; ++b) {
+      T* to = state(k, layer) + b * padded_;
+      if (in == nullptr) {
+        std::fill_n(to, config_.hidden, T(0));
+      } else {
+        std::copy_n(in, config_.hidden, to);
+        in += config_.hidden;
+      }
+    }
+  }
+}
+
+template <class T>
+void RnnStepper<T>::reset_row(int64_t b) {
+  for (int k = 0; k < cell_.states; ++k)
+    for (int layer = 0; layer < config_.layers; ++layer)
+      std::fill_n(state(k, layer) + b * padded_, config_.hidden, T(0));
+}
+
+template class RnnStepper<float>;
+template class RnnStepper<double>;
+
+}  // namespace rnnfast

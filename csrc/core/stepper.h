@@ -1,0 +1,51 @@
+// One step at a time with packed weights: streams and sampling. Nothing is allocated after the constructor.
+#pragma once
+
+#include "plan.h"
+
+namespace rnnfast {
+
+template <class T>
+class RnnStepper {
+ public:
+  // One direction only. `packed` from pack_rnn; `max_threads` at the most.
+  RnnStepper(const RnnConfig&, std::shared_ptr<const PackedRnn<T>> packed, int64_t batch, int max_threads);
+
+  // How many threads a region around step() is worth.
+  int threads() const { return plan_.threads; }
+
+  // x [B, I], or tokens [B], through all layers; all threads of the region call it. Behind it, after a barrier where
+  // there is more than one thread, output(b) is the last layer's h. Returns true if the region shall stop.
+  bool step(const T* x, const int32_t* tokens, Team& team);
+
+  const T* output(int64_t b) const { return h(config_.layers - 1) + b * padded_; }  // [H]
+  Rows<const T> outputs() const { return {h(config_.layers - 1), padded_, nullptr}; }
+
+  // State k of all layers, [layers, B, H]; null sets zeros.
+  void get_state(int k, T* out) const;
+  void set_state(int k, const T* in);
+  void reset_row(int64_t b);
+
+  int64_t batch() const { return batch_; }
+  const RnnConfig& config() const { return config_; }
+  const CellShape& cell() const { return cell_; }
+
+ private:
+  const T* h(int layer) const { return h_[parity_].data() + layer * batch_ * padded_; }
+  T* h(int layer) { return h_[parity_].data() + layer * batch_ * padded_; }
+  T* state(int k, int layer) { return k == 0 ? h(layer) : state_[k].data() + layer * batch_ * padded_; }
+  const T* state(int k, int layer) const { return const_cast<RnnStepper*>(this)->state(k, layer); }
+
+  RnnConfig config_;
+  std::shared_ptr<const PackedRnn<T>> packed_;
+  int64_t batch_;
+  CellShape cell_;
+  Schedule schedule_;
+  Plan plan_;
+  int64_t padded_;
+  int parity_ = 0;  // which half of h_ holds the state
+  Buffer<T> h_[2], state_[kMaxStates];  // [layers][B][padded H]
+  std::vector<ThreadScratch<T>> scratch_;
+};
+
+}  // namespace rnnfast

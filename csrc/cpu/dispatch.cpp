@@ -1,0 +1,103 @@
+// Which instruction set runs: the best that was built, that the processor and the system have, and RNNFAST_ISA allows.
+#include "dispatch.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace rnnfast {
+
+#define RNNFAST_DECLARE(target)              \
+  namespace target {                         \
+  extern const Kernels<float> kernels_f32;   \
+  extern const Kernels<double> kernels_f64;  \
+  }
+
+#ifdef RNNFAST_HAVE_SCALAR
+RNNFAST_DECLARE(scalar)
+#endif
+#ifdef RNNFAST_HAVE_SSE42
+RNNFAST_DECLARE(sse42)
+#endif
+#ifdef RNNFAST_HAVE_AVX2
+RNNFAST_DECLARE(avx2)
+#endif
+#ifdef RNNFAST_HAVE_AVX512
+RNNFAST_DECLARE(avx512)
+#endif
+#ifdef RNNFAST_HAVE_NEON
+RNNFAST_DECLARE(neon)
+#endif
+
+namespace {
+
+struct Target {
+  const char* name;
+  bool (*usable)();
+  const Kernels<float>* f32;
+  const Kernels<double>* f64;
+};
+
+// __builtin_cpu_supports asks cpuid and XGETBV: an AVX register that the system does not save is no AVX.
+const Target targets[] = {
+#ifdef RNNFAST_HAVE_AVX512
+    {"avx512",
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+     },
+     &avx512::kernels_f32, &avx512::kernels_f64},
+#endif
+#ifdef RNNFAST_HAVE_AVX2
+    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, &avx2::kernels_f32,
+     &avx2::kernels_f64},
+#endif
+#ifdef RNNFAST_HAVE_SSE42
+    {"sse42", [] { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }, &sse42::kernels_f32,
+     &sse42::kernels_f64},
+#endif
+#ifdef RNNFAST_HAVE_NEON
+    {"neon", [] { return true; }, &neon::kernels_f32, &neon::kernels_f64},
+#endif
+#ifdef RNNFAST_HAVE_SCALAR
+    {"scalar", [] { return true; }, &scalar::kernels_f32, &scalar::kernels_f64},
+#endif
+};
+
+const Target& choose() {
+  const char* forced = std::getenv("RNNFAST_ISA");
+  const std::string wanted = forced != nullptr ? forced : "";
+  for (const Target& target : targets)
+    if ((wanted.empty() || wanted == target.name) && target.usable()) return target;
+  std::string have;
+  for (const std::string& name : isa_names()) have += (have.empty() ? "" : ", ") + name;
+  throw std::runtime_error("RNNFAST_ISA must be one of what this processor and build have (" + have + "), got '" +
+                           wanted + "'");
+}
+
+const Target& target() {
+  static const Target& chosen = choose();
+  return chosen;
+}
+
+}  // namespace
+
+template <>
+const Kernels<float>& kernels<float>() {
+  return *target().f32;
+}
+
+template <>
+const Kernels<double>& kernels<double>() {
+  return *target().f64;
+}
+
+std::string isa_name() { return target().name; }
+
+std::vector<std::string> isa_names() {
+  std::vector<std::string> names;
+  for (const Target& target : targets)
+    if (target.usable()) names.emplace_back(target.name);
+  return names;
+}
+
+}  // namespace rnnfast

@@ -1,0 +1,317 @@
+// The only loop over time.
+//
+// A thread owns some sequences and some panels (Part) and takes them through all steps: for each step and each tile of
+// rows and panels, the recurrent product ends in a scratch that stays in L1 and the cell's function runs on it at
+// once, so that states, saved values and gradients are written exactly once. Where a sequence's panels are spread over
+// threads there is one barrier a step; where each thread has sequences of its own there is none.
+#pragma once
+
+#include "gemm.h"
+
+namespace rnnfast::RNNFAST_TARGET {
+
+constexpr int bits_first(unsigned mask) { return mask & 1 ? 0 : 1 + bits_first(mask >> 1); }
+constexpr int bits_count(unsigned mask) { return mask == 0 ? 0 : (mask & 1) + bits_count(mask >> 1); }
+
+template <class Cell>
+struct Traits {
+  static constexpr int P = Cell::pre_activations, S = Cell::states, saved = Cell::saved;
+  static constexpr int input_first = bits_first(Cell::input_mask), input_count = bits_count(Cell::input_mask);
+  static constexpr int first = bits_first(Cell::recurrent_mask), count = bits_count(Cell::recurrent_mask);
+  static_assert(Cell::recurrent_mask >> first == (1u << count) - 1, "the recurrent pre-activations must be a run");
+  static_assert(Cell::input_mask >> input_first == (1u << input_count) - 1, "the inputs' must be a run");
+  static_assert(P <= kMaxPre && S <= kMaxStates && saved <= kMaxPre);
+};
+
+// One sequence at one step: where everything of that row begins (unit 0).
+template <class T>
+struct StepRow {
+  const T* a;     // of the product: h_prev [H]; backward, da of the step after
+  const T* init;  // of the product: pre-activations [panel][P][L]; backward, the cell's own gradient of h
+  const T* prev[kMaxStates];
+  T* state[kMaxStates];
+  T* saved;
+  const T* dy;  // [H] or null; from here on backward only
+  T* ds[kMaxStates];
+  T* da;
+  bool cut;  // no gradient passes to the step before
+};
+
+RNNFAST_INLINE int64_t sequences(const Share& share, int64_t active) {
+  const int64_t end = active < share.end ? active : share.end;
+  return end > share.first ? (end - share.first + share.stride - 1) / share.stride : 0;
+}
+
+// Row of step s (in this direction's order) of sequence j, and of the step before it.
+struct Walk {
+  const ScheduleView& schedule;
+  bool reverse;
+  RNNFAST_INLINE int64_t time(int64_t s, int64_t j) const { return reverse ? schedule.length[j] - 1 - s : s; }
+  RNNFAST_INLINE int64_t row(int64_t s, int64_t j) const { return schedule.offset[time(s, j)] + j; }
+  // Whether the state before step s is cut off; at step 0 only the forward direction can be.
+  RNNFAST_INLINE bool cut(int64_t s, int64_t j) const {
+    if (schedule.cut == nullptr || (reverse && s == 0)) return false;
+    return schedule.cut[reverse ? row(s - 1, j) : row(s, j)] != 0;
+  }
+};
+
+// Short steps ask every sixteenth time whether to stop, so that the clock is never seen in a profile.
+RNNFAST_INLINE int64_t poll_mask_of(const ScheduleView& schedule, const Part& part, int64_t panel_work) {
+  const int64_t panels = part.panels.end - part.panels.begin;
+  return schedule.batch / part.share.stride * panels * panel_work < 100000 ? 15 : 0;
+}
+
+// A state's vector in a row of [H] elements that ends where the units end.
+template <class T>
+RNNFAST_INLINE Vec<T> load_units(const T* row, int64_t unit, int64_t hidden) {
+  constexpr int L = Vec<T>::lanes;
+  return unit + L <= hidden ? Vec<T>::load(row + unit)
+                            : Vec<T>::load_first(row + unit, static_cast<int>(hidden - unit));
+}
+template <class T>
+RNNFAST_INLINE void store_units(Vec<T> v, T* row, int64_t unit, int64_t hidden) {
+  constexpr int L = Vec<T>::lanes;
+  if (unit + L <= hidden) {
+    v.store(row + unit);
+  } else {
+    v.store_first(row + unit, static_cast<int>(hidden - unit));
+  }
+}
+
+// The input product of the rows of steps [s0, s1): bias, then W x; a pre-activation that gets no input has its bias.
+template <class Cell, class T>
+void input_product(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Part& part, int64_t s0, int64_t s1,
+                   Team& team) {
+  using C = Traits<Cell>;
+  using V = Vec<T>;
+  constexpr int L = V::lanes, N = C::input_count;
+  const Walk walk{f.schedule, f.reverse};
+  const int64_t own = part.panels.end - part.panels.begin, row_size = own * C::P * L;
+  const T* bias = f.bias + part.panels.begin * C::P * L;
+  const T* w = f.w + part.panels.begin * f.input * N * L;
+  int64_t rows = 0;
+  for (int64_t s = s0; s < s1; ++s) {
+    const int64_t count = sequences(part.share, f.schedule.active[s]);
+    for (int64_t i = 0; i < count; ++i, ++rows) {
+      const int64_t r = walk.row(s, part.share.first + i * part.share.stride);
+      T* pre = scratch.pre + rows * row_size;
+      if (f.token != nullptr) {
+        for (int64_t panel = 0; panel < own; ++panel) {
+          const T* column = w + (panel * f.input + f.token[r]) * N * L;
+#pragma GCC unroll 4
+          for (int p = 0; p < C::P; ++p) {
+            const V b = V::load(bias + (panel * C::P + p) * L);
+            const bool fed = Cell::input_mask >> p & 1;
+            (fed ? b + V::load(column + (p - C::input_first) * L) : b).store(pre + (panel * C::P + p) * L);
+          }
+        }
+      } else {
+        scratch.x_rows[rows] = row_of(f.x, r);
+        for (int64_t panel = 0; N < C::P && panel < own; ++panel)
+          for (int p = 0; p < C::P; ++p)
+            if ((Cell::input_mask >> p & 1) == 0)
+              V::load(bias + (panel * C::P + p) * L).store(pre + (panel * C::P + p) * L);
+      }
+    }
+  }
+  if (f.token != nullptr) return;
+  GemmArgs<T> g;
+  g.n = N, g.runs = 1, g.run_length = f.input, g.run_stride = 0;
+  g.a = {nullptr, 0, scratch.x_rows};
+  g.b = w;
+  g.init = {bias + C::input_first * L, 0, nullptr}, g.init_panel = C::P * L;
+  g.out = {scratch.pre + C::input_first * L, row_size, nullptr}, g.out_panel = C::P * L;
+  g.width = -1;
+  gemm(g, {0, rows}, {0, own}, team);
+}
+
+template <class Cell, class T>
+void cell_forward(const ForwardArgs<T>& f, const StepRow<T>& row, const T* product, int64_t panel, int64_t pre_panel) {
+  using C = Traits<Cell>;
+  using V = Vec<T>;
+  constexpr int L = V::lanes;
+  const int64_t unit = panel * L;
+  V a[C::P], prev[C::S], state[C::S], saved[C::saved > 0 ? C::saved : 1];
+#pragma GCC unroll 4
+  for (int p = 0; p < C::P; ++p)
+    a[p] = Cell::recurrent_mask >> p & 1 ? V::load(product + (p - C::first) * L)
+                                         : V::load(row.init + (pre_panel * C::P + p) * L);
+  prev[0] = load_units(row.prev[0], unit, f.hidden);
+  for (int k = 1; k < C::S; ++k) prev[k] = V::load(row.prev[k] + unit);
+  Cell::forward(a, prev, state, saved);
+  store_units(state[0], row.state[0], unit, f.hidden);
+  for (int k = 1; k < C::S; ++k) state[k].store(row.state[k] + unit);
+  if (C::saved > 0 && row.saved != nullptr)
+#pragma GCC unroll 4
+    for (int k = 0; k < C::saved; ++k) saved[k].store(row.saved + (panel * C::saved + k) * L);
+}
+
+// Every tile of one step of this part: the product that `row.a` takes part in, then `finish(row, product, panel)`.
+template <class T, int N, class Finish>
+RNNFAST_INLINE void step_tiles(Tile<T>& t, const StepRow<T>* rows, int64_t count, Span panels, const T* b,
+                               int64_t init_offset, int64_t init_base, Finish finish) {
+  constexpr int L = Vec<T>::lanes;
+  alignas(64) T product[kMaxTileRows * kMaxTilePanels * kMaxPre * L];
+  const Tiling tiling(count, N, panels.end - panels.begin);
+  t.out_panel = N * L;
+  for (int64_t panel = panels.begin; panel < panels.end; panel += tiling.panels) {
+    const int64_t left = panels.end - panel;
+    const int q_count = static_cast<int>(left < tiling.panels ? left : tiling.panels);
+    t.b = b + panel * t.b_panel;
+    for (int64_t i = 0; i < tiling.tiles; ++i) {
+      const StepRow<T>* row = rows + tiling.begin(i);
+      const int m_count = static_cast<int>(tiling.begin(i + 1) - tiling.begin(i));
+      for (int m = 0; m < m_count; ++m) {
+        t.a[m] = row[m].a;
+        t.init[m] = row[m].init + (panel - init_base) * t.init_panel + init_offset;
+        t.out[m] = product + m * q_count * N * L;
+      }
+      tile_of<T>(m_count, N, q_count)(t);
+      for (int m = 0; m < m_count; ++m)
+        for (int q = 0; q < q_count; ++q) finish(row[m], product + (m * q_count + q) * N * L, panel + q);
+    }
+  }
+}
+
+template <class Cell, class T>
+void forward(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Part& part, Team& team) {
+  using C = Traits<Cell>;
+  constexpr int L = Vec<T>::lanes;
+  const Walk walk{f.schedule, f.reverse};
+  const ScheduleView& schedule = f.schedule;
+  const int64_t panels = (f.hidden + L - 1) / L, padded = panels * L;
+  const int64_t own = part.panels.end - part.panels.begin;
+  const int64_t pre_base = part.panels.begin;  // scratch.pre holds this part's panels only
+  const int64_t poll_mask = poll_mask_of(schedule, part, f.hidden * L);
+  StepRow<T>* rows = static_cast<StepRow<T>*>(scratch.step_rows);
+
+  Tile<T> t;
+  t.runs = 1, t.run_length = f.hidden, t.run_stride = 0;
+  t.b_panel = f.hidden * C::count * L, t.init_panel = C::P * L;
+
+  int64_t chunk_end = 0, chunk_row = 0;
+  for (int64_t s = 0; s < schedule.steps; ++s) {
+    const int64_t count = sequences(part.share, schedule.active[s]);
+    if (s == chunk_end && count > 0) {
+      int64_t total = 0;
+      for (; chunk_end < schedule.steps; ++chunk_end) {
+        const int64_t n = sequences(part.share, schedule.active[chunk_end]);
+        if (total > 0 && total + n > scratch.chunk_rows) break;
+        total += n;
+      }
+      input_product<Cell>(f, scratch, part, s, chunk_end, team);
+      chunk_row = 0;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t j = part.share.first + i * part.share.stride, r = walk.row(s, j);
+      StepRow<T>& row = rows[i];
+      row.init = scratch.pre + (chunk_row + i) * own * C::P * L;
+      row.state[0] = row_of(f.y, r);
+      const bool first = s == 0, cut = walk.cut(s, j);
+      row.prev[0] = cut || first ? f.state0[0] + j * padded : row_of(f.y, walk.row(s - 1, j));
+      for (int k = 1; k < C::S; ++k) {
+        row.state[k] = f.state[k] + (f.keep_states ? r : j) * padded;
+        row.prev[k] = cut || first        ? f.state0[k] + j * padded
+                      : f.keep_states ? f.state[k] + walk.row(s - 1, j) * padded
+                                      : row.state[k];
+      }
+      if (cut)
+        for (int k = 0; k < C::S; ++k) row.prev[k] = f.zeros;
+      row.a = row.prev[0];
+      row.saved = f.saved != nullptr ? f.saved + r * panels * C::saved * L : nullptr;
+    }
+    chunk_row += count;
+    if (count > 0 && own > 0)
+      step_tiles<T, C::count>(t, rows, count, part.panels, f.r, C::first * L, pre_base,
+                              [&](const StepRow<T>& row, const T* product, int64_t panel) {
+                                cell_forward<Cell>(f, row, product, panel, panel - pre_base);
+                              });
+    if (part.barrier ? team_barrier(team) : ((s & poll_mask) == 0 && team_stopped(team))) return;
+  }
+}
+
+template <class Cell, class T>
+void cell_backward(const BackwardArgs<T>& b, const StepRow<T>& row, const T* dh, int64_t panel) {
+  using C = Traits<Cell>;
+  using V = Vec<T>;
+  constexpr int L = V::lanes;
+  const int64_t unit = panel * L;
+  V saved[C::saved > 0 ? C::saved : 1], prev[C::S], state[C::S], ds[C::S], da[C::P];
+#pragma GCC unroll 4
+  for (int k = 0; k < C::saved; ++k) saved[k] = V::load(row.saved + (panel * C::saved + k) * L);
+  prev[0] = load_units(row.prev[0], unit, b.hidden);
+  state[0] = load_units<T>(row.state[0], unit, b.hidden);
+  ds[0] = V::load(dh);
+  if (row.dy != nullptr) ds[0] = ds[0] + load_units(row.dy, unit, b.hidden);
+  for (int k = 1; k < C::S; ++k) {
+    prev[k] = V::load(row.prev[k] + unit);
+    state[k] = V::load(row.state[k] + unit);
+    ds[k] = V::load(row.ds[k] + unit);
+  }
+  Cell::backward(saved, prev, state, ds, da);
+#pragma GCC unroll 4
+  for (int p = 0; p < C::P; ++p) da[p].store(row.da + (panel * C::P + p) * L);
+  for (int k = 0; k < C::S; ++k) (row.cut ? V(T(0)) : ds[k]).store(row.ds[k] + unit);
+}
+
+template <class Cell, class T>
+void backward(const BackwardArgs<T>& b, const Scratch<T>& scratch, const Part& part, Team& team) {
+  using C = Traits<Cell>;
+  constexpr int L = Vec<T>::lanes;
+  const Walk walk{b.schedule, b.reverse};
+  const ScheduleView& schedule = b.schedule;
+  const int64_t panels = (b.hidden + L - 1) / L, padded = panels * L;
+  const int64_t own = part.panels.end - part.panels.begin;
+  const int64_t poll_mask = poll_mask_of(schedule, part, b.hidden * L);
+  StepRow<T>* rows = static_cast<StepRow<T>*>(scratch.step_rows);
+
+  // dh = the cell's own path from the step after + da of that step times R, one run of k for each panel of da.
+  Tile<T> t;
+  t.runs = panels, t.run_length = C::count * L, t.run_stride = C::P * L;
+  t.b_panel = panels * C::count * L * L, t.init_panel = L;
+
+  for (int64_t s = schedule.steps - 1; s >= 0; --s) {
+    const int64_t count = sequences(part.share, schedule.active[s]);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t j = part.share.first + i * part.share.stride, r = walk.row(s, j);
+      StepRow<T>& row = rows[i];
+      const bool last = j >= schedule.active[s + 1];
+      row.a = last || walk.cut(s + 1, j) ? b.zeros : b.da + walk.row(s + 1, j) * panels * C::P * L;
+      row.a += C::first * L;
+      row.dy = b.dy.base != nullptr || b.dy.index != nullptr ? row_of(b.dy, r) : nullptr;
+      row.state[0] = const_cast<T*>(row_of(b.y, r));  // read only
+      const bool cut = walk.cut(s, j);
+      row.prev[0] = cut ? b.zeros : s == 0 ? b.state0[0] + j * padded : row_of(b.y, walk.row(s - 1, j));
+      for (int k = 1; k < C::S; ++k) {
+        row.state[k] = const_cast<T*>(b.state[k]) + r * padded;
+        row.prev[k] = cut ? b.zeros : s == 0 ? b.state0[k] + j * padded : b.state[k] + walk.row(s - 1, j) * padded;
+      }
+      for (int k = 0; k < C::S; ++k) row.ds[k] = b.dstate[k] + j * padded;
+      row.init = row.ds[0];
+      row.saved = const_cast<T*>(b.saved) + r * panels * C::saved * L;
+      row.da = b.da + r * panels * C::P * L;
+      row.cut = cut;
+    }
+    if (count > 0 && own > 0)
+      step_tiles<T, 1>(t, rows, count, part.panels, b.r, 0, 0,
+                       [&](const StepRow<T>& row, const T* dh, int64_t panel) {
+                         cell_backward<Cell>(b, row, dh, panel);
+                       });
+    if (part.barrier ? team_barrier(team) : ((s & poll_mask) == 0 && team_stopped(team))) return;
+  }
+
+  // The gradient of the initial h still lacks the product; one that was cut off has none.
+  const int64_t count = sequences(part.share, schedule.active[0]);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t j = part.share.first + i * part.share.stride;
+    rows[i].a = (walk.cut(0, j) ? b.zeros : b.da + walk.row(0, j) * panels * C::P * L) + C::first * L;
+    rows[i].init = rows[i].ds[0] = b.dstate[0] + j * padded;
+  }
+  if (count > 0 && own > 0)
+    step_tiles<T, 1>(t, rows, count, part.panels, b.r, 0, 0,
+                     [](const StepRow<T>& row, const T* dh, int64_t panel) {
+                       Vec<T>::load(dh).store(row.ds[0] + panel * L);
+                     });
+}
+
+}  // namespace rnnfast::RNNFAST_TARGET

@@ -1,0 +1,138 @@
+// Products and sums over all rows of a layer: what is not in the loop over time.
+#pragma once
+
+#include "tile.h"
+
+namespace rnnfast::RNNFAST_TARGET {
+
+template <class T>
+RNNFAST_INLINE T* row_of(const Rows<T>& rows, int64_t r) {
+  return rows.index != nullptr ? rows.index[r] : rows.base + r * rows.stride;
+}
+
+// The last panel of a row whose width is no multiple of L: through a copy, so that nothing behind the row is touched.
+template <class T>
+void gemm_ragged_panel(const GemmArgs<T>& g, Tile<T>& t, int64_t row, int rows, int64_t panel) {
+  using V = Vec<T>;
+  constexpr int L = V::lanes;
+  alignas(64) T copy[kMaxTileRows][L];
+  const int valid = static_cast<int>(g.width - panel * L);
+  for (int m = 0; m < rows; ++m) {
+    V::load_first(row_of(g.init, row + m) + panel * g.init_panel, valid).store(copy[m]);
+    t.init[m] = t.out[m] = copy[m];
+  }
+  tile_of<T>(rows, 1, 1)(t);
+  for (int m = 0; m < rows; ++m)
+    V::load(copy[m]).store_first(row_of(g.out, row + m) + panel * g.out_panel, valid);
+}
+
+template <class T>
+void gemm(const GemmArgs<T>& g, Span rows, Span panels, Team& team) {
+  constexpr int L = Vec<T>::lanes;
+  constexpr int64_t kWeightBytes = 256 * 1024;  // of a group of panels that all rows pass while it is in L2
+  if (rows.begin >= rows.end) return;
+  const Tiling tiling(rows.end - rows.begin, g.n, panels.end - panels.begin);
+  const int64_t panel_size = g.runs * g.run_length * g.n * L;
+  int64_t group = kWeightBytes / (panel_size * static_cast<int64_t>(sizeof(T)) + 1);
+  group = group < tiling.panels ? tiling.panels : group / tiling.panels * tiling.panels;
+  const int64_t full_panels = g.width < 0 ? panels.end : g.width / L;
+
+  Tile<T> t;
+  t.runs = g.runs, t.run_length = g.run_length, t.run_stride = g.run_stride;
+  t.b_panel = panel_size, t.init_panel = g.init_panel, t.out_panel = g.out_panel;
+  for (int64_t first = panels.begin; first < panels.end; first += group) {
+    const int64_t last = first + group < panels.end ? first + group : panels.end;
+    for (int64_t i = 0; i < tiling.tiles; ++i) {
+      const int64_t row = rows.begin + tiling.begin(i);
+      const int m_count = static_cast<int>(tiling.begin(i + 1) - tiling.begin(i));
+      for (int m = 0; m < m_count; ++m) t.a[m] = row_of(g.a, row + m);
+      for (int64_t panel = first; panel < last;) {
+        t.b = g.b + panel * panel_size;
+        if (panel >= full_panels) {
+          gemm_ragged_panel(g, t, row, m_count, panel);
+          ++panel;
+          continue;
+        }
+        const int64_t end = last < full_panels ? last : full_panels;
+        const int q = static_cast<int>(end - panel < tiling.panels ? end - panel : tiling.panels);
+        for (int m = 0; m < m_count; ++m) {
+          t.init[m] = row_of(g.init, row + m) + panel * g.init_panel;
+          t.out[m] = row_of(g.out, row + m) + panel * g.out_panel;
+        }
+        tile_of<T>(m_count, g.n, q)(t);
+        panel += q;
+      }
+    }
+    if (team_stopped(team)) return;
+  }
+}
+
+template <class T>
+void weight_gradient(const WeightGradientArgs<T>& g, Span panels, Span inputs, Team& team) {
+  using V = Vec<T>;
+  constexpr int L = V::lanes;
+  if (inputs.begin >= inputs.end) return;
+  const int64_t row_size = g.panels * g.pre_activations * L, out_panel = g.inputs * g.n * L;
+  const int64_t da_panel = kSumBlock * g.n * L;
+  const int width = g.n == 1 ? kMaxTilePanels : 1;  // panels at a time
+  const T* x[kSumBlock];
+  for (int64_t panel = panels.begin; panel < panels.end; panel += width) {
+    const int q_count = static_cast<int>(panels.end - panel < width ? panels.end - panel : width);
+    const int64_t limit = max_tile_rows(g.n * q_count), count = inputs.end - inputs.begin;
+    const int64_t tiles = (count + limit - 1) / limit;
+    for (int q = 0; q < q_count; ++q) {
+      T* out = g.gradient + (panel + q) * out_panel;
+      for (int64_t i = inputs.begin * g.n * L; i < inputs.end * g.n * L; i += L) V(T(0)).store(out + i);
+    }
+    for (int64_t row0 = 0; row0 < g.rows; row0 += kSumBlock) {
+      const int64_t rows = g.rows - row0 < kSumBlock ? g.rows - row0 : kSumBlock;
+      for (int64_t r = 0; r < rows; ++r) {
+        x[r] = row_of(g.x, row0 + r);
+        for (int q = 0; q < q_count; ++q) {
+          const T* from = g.da + (row0 + r) * row_size + ((panel + q) * g.pre_activations + g.first) * L;
+          for (int n = 0; n < g.n; ++n) V::load(from + n * L).store(g.packed + q * da_panel + (r * g.n + n) * L);
+        }
+      }
+      WeightTile<T> t;
+      t.x = x, t.count = rows, t.da = g.packed, t.da_panel = da_panel, t.out_panel = out_panel;
+      for (int64_t i = 0; i < tiles; ++i) {
+        t.i = inputs.begin + count * i / tiles;
+        const int m_count = static_cast<int>(inputs.begin + count * (i + 1) / tiles - t.i);
+        t.out = g.gradient + panel * out_panel + t.i * g.n * L;
+        weight_tile_of<T>(m_count, g.n, q_count)(t);
+      }
+    }
+    if (team_stopped(team)) return;
+  }
+}
+
+template <class T, int P>
+void sum_rows_of_panel(const T* da, const int32_t* order, int64_t count, int64_t row_size, T* out) {
+  using V = Vec<T>;
+  constexpr int L = V::lanes;
+  V total[P];
+  for (int p = 0; p < P; ++p) total[p] = V(T(0));
+  for (int64_t row0 = 0; row0 < count; row0 += kSumBlock) {
+    const int64_t end = row0 + kSumBlock < count ? row0 + kSumBlock : count;
+    V sum[P];
+    for (int p = 0; p < P; ++p) sum[p] = V(T(0));
+    for (int64_t r = row0; r < end; ++r) {
+      const T* row = da + (order != nullptr ? order[r] : r) * row_size;
+      for (int p = 0; p < P; ++p) sum[p] = sum[p] + V::load(row + p * L);
+    }
+    for (int p = 0; p < P; ++p) total[p] = total[p] + sum[p];
+  }
+  for (int p = 0; p < P; ++p) total[p].store(out + p * L);
+}
+
+template <class T>
+void sum_rows(const T* da, const int32_t* order, int64_t count, int64_t panels, int pre_activations, T* out,
+              Span span) {
+  const int64_t panel_size = pre_activations * Vec<T>::lanes;
+  static constexpr void (*sum[kMaxPre])(const T*, const int32_t*, int64_t, int64_t, T*) = {
+      sum_rows_of_panel<T, 1>, sum_rows_of_panel<T, 2>, sum_rows_of_panel<T, 3>, sum_rows_of_panel<T, 4>};
+  for (int64_t i = span.begin * panel_size; i < span.end * panel_size; i += panel_size)
+    sum[pre_activations - 1](da + i, order, count, panels * panel_size, out + i);
+}
+
+}  // namespace rnnfast::RNNFAST_TARGET

@@ -1,0 +1,187 @@
+// What a kernel object offers: one table of plain functions per instruction set and element type.
+//
+// Everything here is plain data without inline functions, because each isa_*.cpp is compiled for another processor and
+// the linker keeps one copy of an inline function: it could be the one that this processor cannot run.
+//
+// Words. A *lane* is one element of a vector register; L lanes make one. A *panel* is L neighbouring units of a layer,
+// P pre-activations each; H units take ceil(H / L) panels, the last one padded with zeros. *Panel order* is
+// [panel][pre-activation][lane]. A *row* is one (time, sequence) pair; core/schedule.h numbers them.
+#pragma once
+
+#include <cstdint>
+
+#include "../cells/registry.h"
+#include "parallel.h"
+
+namespace rnnfast {
+
+enum CellId : int {
+#define RNNFAST_CELL_ID(name, Type) cell_##name,
+  RNNFAST_CELLS(RNNFAST_CELL_ID)
+#undef RNNFAST_CELL_ID
+      cell_count
+};
+
+constexpr int kMaxStates = 2;  // state 0 is h, which recurs
+constexpr int kMaxPre = 4;     // pre-activations of a unit
+constexpr int kMaxTileRows = 8;
+constexpr int kMaxTilePanels = 4;
+constexpr int64_t kSumBlock = 256;  // sums over rows restart here; blocks are added in order
+
+// Rows of a matrix: index[r] where the rows lie anywhere, else base + r * stride.
+template <class T>
+struct Rows {
+  T* base;
+  int64_t stride;
+  T* const* index;
+};
+
+// A run of a unit's pre-activations, and which block of H rows of PyTorch's weight matrix feeds each of them.
+struct Run {
+  int first, count;
+  int8_t gate[kMaxPre];
+};
+
+// Which row is which step of which sequence; the arrays belong to core/schedule.h.
+struct ScheduleView {
+  int64_t steps, batch, rows;
+  const int64_t* offset;  // [steps + 1] first row of each time
+  const int32_t* active;  // [steps + 1] sequences that have this time; active[steps] = 0
+  const int32_t* length;  // [batch] longest first
+  const uint8_t* cut;     // [rows] nothing passes between this time and the one before it; or null
+};
+
+// A share of the sorted sequences: first, first + stride, ... below end.
+struct Share {
+  int64_t first, stride, end;
+};
+
+// One layer in one direction, forward.
+template <class T>
+struct ForwardArgs {
+  int64_t input, hidden;
+  ScheduleView schedule;
+  bool reverse;
+  const T *w, *r, *bias;       // [panel][I][inputs' run][L], [panel][H][recurrent run][L], [panel][P][L]
+  Rows<const T> x;             // row -> [I]; or, where x is one-hot,
+  const int32_t* token;        // [rows] which of w's I columns it picks; else null
+  const T* state0[kMaxStates];  // [batch][padded H]
+  Rows<T> y;                   // row -> [H], state 0 of every step
+  T* state[kMaxStates];        // k >= 1: [rows][padded H] if keep_states; else [batch][padded H], updated in place
+  bool keep_states;
+  T* saved;                    // [rows][panel][saved][L] or null
+  const T* zeros;              // [panels][P][L]
+};
+
+template <class T>
+struct BackwardArgs {
+  int64_t hidden;
+  ScheduleView schedule;
+  bool reverse;
+  const T* r;                   // [panel][panel'][recurrent run][L'][L]: R as the gradient of h needs it
+  const T* state0[kMaxStates];  // [batch][padded H]
+  Rows<const T> y;              // row -> [H]
+  const T* state[kMaxStates];   // k >= 1: [rows][padded H]
+  const T* saved;               // [rows][panel][saved][L]
+  Rows<const T> dy;             // row -> [H]; neither base nor index: zeros
+  T* dstate[kMaxStates];        // [batch][padded H]: in, gradient of the last states; out, of the first
+  T* da;                        // [rows][panel][P][L]; may be `saved` where that has as many entries
+  const T* zeros;               // [panels][P][L]
+};
+
+// One thread's scratch for a pass over a layer; memory of its own, so that threads never write one cache line.
+template <class T>
+struct Scratch {
+  T* pre;              // [chunk rows][panels of the span][P][L]
+  int64_t chunk_rows;  // rows whose input product is taken at once
+  void* step_rows;     // step_row_bytes for each sequence of the share
+  const T** x_rows;    // [chunk_rows]
+};
+
+// The part of a pass that one thread does: these sequences, these panels; with a barrier a step where the panels of
+// one sequence are spread over threads.
+struct Part {
+  Share share;
+  Span panels;
+  bool barrier;
+};
+
+// out[row][panel][n][lane] = init[row][panel][n][lane] + sum over k of a[row][k] * b[panel][k][n][lane]
+template <class T>
+struct GemmArgs {
+  int n;                                 // vectors of a panel, 1 .. kMaxPre
+  int64_t runs, run_length, run_stride;  // k walks `runs` runs of a row of a
+  Rows<const T> a;
+  const T* b;
+  Rows<const T> init;
+  int64_t init_panel;  // from a panel of init to the next
+  Rows<T> out;
+  int64_t out_panel;
+  int64_t width;  // valid elements of a row where n == 1: neither init nor out is touched behind them; else -1
+};
+
+// gradient[panel][i][n][lane] = sum over rows of x[row][i] * da[row][panel][first + n][lane]
+template <class T>
+struct WeightGradientArgs {
+  int64_t rows, inputs;
+  Rows<const T> x;  // row -> [inputs]
+  const T* da;      // [rows][panels][P][L]
+  int64_t panels;
+  int pre_activations, first, n;
+  T* gradient;  // [panels][inputs][n][L], assigned
+  T* packed;    // this thread's [kMaxTilePanels][kSumBlock][n][L]
+};
+
+// Element (k, panel, n, lane) lies at k * k_stride + panel * panel_stride + n * L + lane.
+template <class T>
+struct PackedGradient {
+  const T* data;
+  int64_t k_stride, panel_stride;
+};
+
+enum class MathFunction { exp, tanh, sigmoid };
+
+struct DropoutKey {
+  uint64_t seed, step;
+  uint32_t stream;
+  uint32_t threshold;  // a word at or above it keeps the element
+};
+
+template <class T>
+struct Kernels {
+  const char* isa;
+  int lanes;
+  int64_t step_row_bytes;
+
+  struct Cell {
+    void (*forward)(const ForwardArgs<T>&, const Scratch<T>&, const Part&, Team&);
+    void (*backward)(const BackwardArgs<T>&, const Scratch<T>&, const Part&, Team&);
+  } cell[cell_count];
+
+  // Columns ids[0 .. k) of weights (gates * H, width), or all of them, into [panel][k][run][L]
+  void (*pack)(const T* weight, int64_t hidden, int64_t width, const int32_t* ids, int64_t k, const Run&, T* packed,
+               Span panels);
+  // The same weights as the gradient of their input needs them: [width panel][panel][run][L][L of the width]
+  void (*pack_transposed)(const T* weight, int64_t hidden, int64_t width, const Run&, T* packed, Span width_panels);
+  // bias[panel][p][lane]: b_ih of the inputs' run plus b_hh of the recurrent one; either may be null
+  void (*pack_bias)(const T* b_ih, const Run&, const T* b_hh, const Run&, int64_t hidden, int pre_activations, T* bias,
+                    Span panels);
+
+  void (*gemm)(const GemmArgs<T>&, Span rows, Span panels, Team&);
+  void (*weight_gradient)(const WeightGradientArgs<T>&, Span panels, Span inputs, Team&);
+  // out[panel][p][lane] = sum of the rows order[0 .. count) of da, or of rows 0 .. count where order is null
+  void (*sum_rows)(const T* da, const int32_t* order, int64_t count, int64_t panels, int pre_activations, T* out, Span);
+  // Columns ids[0 .. k), or all, of d_weight (gates * H, width) += gradient
+  void (*add_gradient)(const PackedGradient<T>&, int64_t hidden, int64_t width, const int32_t* ids, int64_t k,
+                       const Run&, T* d_weight, Span panels);
+  // out[i] = in[i] * mask / (1 - p) for units 0 .. n of one row
+  void (*dropout)(const T* in, T* out, int64_t n, const DropoutKey&, int64_t time, uint32_t row, T scale);
+  // out = exp, tanh or sigmoid of in: what the tests of cells/math.h call
+  void (*math)(MathFunction, const T* in, T* out, int64_t n);
+};
+
+// The table of the instruction set in use: chosen once by what the processor has and RNNFAST_ISA allows.
+template <class T>
+const Kernels<T>& kernels();
+
+}  // namespace rnnfast

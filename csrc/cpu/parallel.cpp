@@ -1,0 +1,204 @@
+#include "parallel.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+#include <utility>
+
+#ifdef RNNFAST_OPENMP
+#include <omp.h>
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace rnnfast {
+
+namespace {
+
+constexpr int kMaxThreads = 256;
+constexpr int kPausesBeforeYield = 2000;
+constexpr auto kInterruptInterval = std::chrono::milliseconds(20);
+
+std::atomic<bool (*)()> interrupt_check{nullptr};
+std::atomic<bool> used_threads{false}, forked_after_threads{false};
+thread_local int threads_here = 0;
+
+void in_forked_child() {
+  if (used_threads) forked_after_threads = true;
+}
+
+void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Flushes denormals for as long as it lives: vanishing gradients would otherwise cost up to twenty times the time.
+class FlushDenormals {
+ public:
+#if defined(__x86_64__)
+  FlushDenormals() : mode_(_mm_getcsr()) { _mm_setcsr(mode_ | 0x8040); }  // FTZ and DAZ
+  ~FlushDenormals() { _mm_setcsr(mode_); }
+
+ private:
+  unsigned mode_;
+#elif defined(__aarch64__)
+  FlushDenormals() {
+    asm volatile("mrs %0, fpcr" : "=r"(mode_));
+    asm volatile("msr fpcr, %0" : : "r"(mode_ | (uint64_t{1} << 24)));  // FZ
+  }
+  ~FlushDenormals() { asm volatile("msr fpcr, %0" : : "r"(mode_)); }
+
+ private:
+  uint64_t mode_;
+#endif
+};
+
+}  // namespace
+
+struct Region {
+  struct alignas(64) Arrival {
+    std::atomic<uint32_t> epoch{0};
+  };
+  Arrival arrived[kMaxThreads];
+  alignas(64) std::atomic<bool> stop{false};
+  // What thread 0 says at a barrier, by the parity of the epoch: it is at most one barrier ahead of the others, so a
+  // slow thread still reads what all the others read there.
+  std::atomic<bool> stop_at[2] = {false, false};
+  std::chrono::steady_clock::time_point next_check = std::chrono::steady_clock::now() + kInterruptInterval;
+  uint32_t calls = 0;
+};
+
+bool team_stopped(Team& team) {
+  Region& region = *team.region;
+  if (team.id == 0) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now >= region.next_check) {
+      region.next_check = now + kInterruptInterval;
+      const auto check = interrupt_check.load(std::memory_order_relaxed);
+      if (check != nullptr && check()) region.stop.store(true, std::memory_order_relaxed);
+    }
+  }
+  return region.stop.load(std::memory_order_relaxed);
+}
+
+bool team_barrier(Team& team) {
+  Region& region = *team.region;
+  const uint32_t epoch = ++team.epoch;
+  std::atomic<bool>& said = region.stop_at[epoch & 1];
+  if (team.id == 0) {
+    // A clock at every sixteenth barrier is enough where steps are short, and costs nothing where they are long.
+    const bool stop = (region.calls++ % 16 == 0) ? team_stopped(team) : region.stop.load(std::memory_order_relaxed);
+    said.store(stop, std::memory_order_relaxed);
+  }
+  if (team.count > 1) {
+    region.arrived[team.id].epoch.store(epoch, std::memory_order_release);
+    for (int other = 0; other < team.count; ++other) {
+      int spins = 0;
+      while (static_cast<int32_t>(region.arrived[other].epoch.load(std::memory_order_acquire) - epoch) < 0) {
+        if (++spins < kPausesBeforeYield) {
+          pause();
+        } else {
+          sched_yield();
+        }
+      }
+    }
+  }
+  return said.load(std::memory_order_relaxed);
+}
+
+bool run_region(int threads, void (*body)(void*, Team&), void* context) {
+  static const bool registered = pthread_atfork(nullptr, nullptr, in_forked_child) == 0;
+  (void)registered;
+  Region region;
+#ifdef RNNFAST_OPENMP
+  threads = threads < kMaxThreads ? threads : kMaxThreads;
+  if (threads > 1 && !omp_in_parallel() && !forked_after_threads) {
+    used_threads = true;
+#pragma omp parallel num_threads(threads)
+    {
+      FlushDenormals flush;
+      Team team{omp_get_thread_num(), omp_get_num_threads(), &region, 0};
+      body(context, team);
+    }
+    return region.stop;
+  }
+#else
+  (void)threads;
+#endif
+  FlushDenormals flush;
+  Team team{0, 1, &region, 0};
+  body(context, team);
+  return region.stop;
+}
+
+void set_interrupt_check(bool (*check)()) { interrupt_check = check; }
+
+bool has_openmp() {
+#ifdef RNNFAST_OPENMP
+  return true;
+#else
+  return false;
+#endif
+}
+
+namespace {
+
+int from_environment(const char* name) {
+  const char* text = std::getenv(name);
+  const int n = text != nullptr ? std::atoi(text) : 0;
+  return n > 0 ? n : kMaxThreads;
+}
+
+// Processors' worth of time that the control group allows (v2, then v1), rounded up.
+int cgroup_quota() {
+  double quota = -1, period = -1;
+  if (FILE* f = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {
+    if (std::fscanf(f, "%lf %lf", &quota, &period) != 2) quota = -1;  // "max" means none
+    std::fclose(f);
+  } else {
+    for (auto [path, value] : {std::pair{"/sys/fs/cgroup/cpu/cpu.cfs_quota_us", &quota},
+                               std::pair{"/sys/fs/cgroup/cpu/cpu.cfs_period_us", &period}}) {
+      if (FILE* g = std::fopen(path, "r")) {
+        if (std::fscanf(g, "%lf", value) != 1) *value = -1;
+        std::fclose(g);
+      }
+    }
+  }
+  return quota > 0 && period > 0 ? static_cast<int>(std::ceil(quota / period)) : kMaxThreads;
+}
+
+int allowed_processors() {
+#ifdef __linux__
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
+#endif
+  const int n = static_cast<int>(std::thread::hardware_concurrency());
+  return n > 0 ? n : 1;
+}
+
+}  // namespace
+
+int default_threads() {
+  if (!has_openmp()) return 1;
+  static const int limit =
+      std::min({cgroup_quota(), from_environment("RNNFAST_NUM_THREADS"), from_environment("OMP_NUM_THREADS")});
+  return std::max(1, std::min(limit, allowed_processors()));
+}
+
+int num_threads() { return threads_here > 0 ? threads_here : default_threads(); }
+
+void set_num_threads(int n) { threads_here = n; }
+
+}  // namespace rnnfast

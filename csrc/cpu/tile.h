@@ -1,0 +1,187 @@
+// The microkernel: M rows by Q panels of N vectors of a matrix product, the accumulators in registers.
+//
+// Every product of the library ends here or in weight_tile: the input and recurrent products of a forward step (N = a
+// unit's pre-activations), the gradient of h and of x (N = 1, Q panels). An output is one chain of fused multiply-adds
+// in the order of k whatever M and Q are, so a row has the same bits alone and in a batch. M * N * Q accumulators
+// leave room for a panel's weights and one broadcast; a step of k reads N * Q vectors of weights and M elements.
+#pragma once
+
+#include "kernels.h"
+
+namespace rnnfast::RNNFAST_TARGET {
+
+constexpr int kAccumulators = kRegisters == 32 ? 24 : 12;
+
+template <class T>
+struct Tile {
+  const T* a[kMaxTileRows];
+  int64_t runs, run_length, run_stride;
+  const T* b;  // [k][N][L], panels b_panel apart
+  int64_t b_panel;
+  const T* init[kMaxTileRows];
+  int64_t init_panel;
+  T* out[kMaxTileRows];
+  int64_t out_panel;
+};
+
+template <class T, int M, int N, int Q>
+void tile(const Tile<T>& t) {
+  using V = Vec<T>;
+  constexpr int L = V::lanes;
+  V sum[M][Q * N];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+    for (int j = 0; j < Q * N; ++j) sum[m][j] = V::load(t.init[m] + j / N * t.init_panel + j % N * L);
+
+  const T* a[M];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) a[m] = t.a[m];
+  const T* b = t.b;
+  const int64_t b_panel = t.b_panel, length = t.run_length;
+  for (int64_t run = 0; run < t.runs; ++run) {
+    for (int64_t k = 0; k < length; ++k) {
+      V w[Q * N];
+#pragma GCC unroll 16
+      for (int j = 0; j < Q * N; ++j) w[j] = V::load(b + j / N * b_panel + j % N * L);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        const V x(a[m][k]);
+#pragma GCC unroll 16
+        for (int j = 0; j < Q * N; ++j) sum[m][j] = fma(x, w[j], sum[m][j]);
+      }
+      b += N * L;
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) a[m] += t.run_stride;
+  }
+
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+    for (int j = 0; j < Q * N; ++j) sum[m][j].store(t.out[m] + j / N * t.out_panel + j % N * L);
+}
+
+// The same with the roles of the weight gradient: the sum runs over rows k, x[k][i .. i + M) times da[k]; the result
+// is added to out, so that a block's sum is complete before it joins those of the earlier blocks.
+template <class T>
+struct WeightTile {
+  const T* const* x;  // [count]
+  int64_t i, count;
+  const T* da;  // [count][N][L], panels da_panel apart
+  int64_t da_panel;
+  T* out;  // [M][N][L], panels out_panel apart
+  int64_t out_panel;
+};
+
+template <class T, int M, int N, int Q>
+void weight_tile(const WeightTile<T>& t) {
+  using V = Vec<T>;
+  constexpr int L = V::lanes;
+  V sum[M][Q * N];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+    for (int j = 0; j < Q * N; ++j) sum[m][j] = V(0);
+  const T* da = t.da;
+  const int64_t da_panel = t.da_panel;
+  for (int64_t k = 0; k < t.count; ++k) {
+    const T* x = t.x[k] + t.i;
+    V w[Q * N];
+#pragma GCC unroll 16
+    for (int j = 0; j < Q * N; ++j) w[j] = V::load(da + j / N * da_panel + j % N * L);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      const V element(x[m]);
+#pragma GCC unroll 16
+      for (int j = 0; j < Q * N; ++j) sum[m][j] = fma(element, w[j], sum[m][j]);
+    }
+    da += N * L;
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+    for (int j = 0; j < Q * N; ++j) {
+      T* out = t.out + j / N * t.out_panel + (m * N + j % N) * L;
+      (V::load(out) + sum[m][j]).store(out);
+    }
+}
+
+constexpr int max_tile_rows(int vectors) {
+  return vectors > kAccumulators            ? 0
+         : kAccumulators / vectors > kMaxTileRows ? kMaxTileRows
+                                                  : kAccumulators / vectors;
+}
+
+// Shapes that fit the registers, by [Q - 1][M - 1]; null where they do not.
+template <class T, int N>
+struct Tiles {
+  using Fn = void (*)(const Tile<T>&);
+  using WeightFn = void (*)(const WeightTile<T>&);
+
+  template <int M, int Q>
+  static constexpr Fn at() {
+    if constexpr (M <= max_tile_rows(N * Q)) {
+      return tile<T, M, N, Q>;
+    } else {
+      return nullptr;
+    }
+  }
+  template <int M, int Q>
+  static constexpr WeightFn weight_at() {
+    // Several panels only where one is narrow: the gradient never lacks rows.
+    if constexpr (M <= max_tile_rows(N * Q) && (N == 1 || Q == 1)) {
+      return weight_tile<T, M, N, Q>;
+    } else {
+      return nullptr;
+    }
+  }
+#define RNNFAST_ROWS(f, Q) {f<1, Q>(), f<2, Q>(), f<3, Q>(), f<4, Q>(), f<5, Q>(), f<6, Q>(), f<7, Q>(), f<8, Q>()}
+  static constexpr Fn table[kMaxTilePanels][kMaxTileRows] = {RNNFAST_ROWS(at, 1), RNNFAST_ROWS(at, 2),
+                                                             RNNFAST_ROWS(at, 3), RNNFAST_ROWS(at, 4)};
+  static constexpr WeightFn weight_table[kMaxTilePanels][kMaxTileRows] = {
+      RNNFAST_ROWS(weight_at, 1), RNNFAST_ROWS(weight_at, 2), RNNFAST_ROWS(weight_at, 3), RNNFAST_ROWS(weight_at, 4)};
+#undef RNNFAST_ROWS
+};
+
+template <class T>
+RNNFAST_INLINE typename Tiles<T, 1>::Fn tile_of(int rows, int n, int panels) {
+  switch (n) {
+    case 1: return Tiles<T, 1>::table[panels - 1][rows - 1];
+    case 2: return Tiles<T, 2>::table[panels - 1][rows - 1];
+    case 3: return Tiles<T, 3>::table[panels - 1][rows - 1];
+    default: return Tiles<T, 4>::table[panels - 1][rows - 1];
+  }
+}
+
+template <class T>
+RNNFAST_INLINE typename Tiles<T, 1>::WeightFn weight_tile_of(int rows, int n, int panels) {
+  switch (n) {
+    case 1: return Tiles<T, 1>::weight_table[panels - 1][rows - 1];
+    case 2: return Tiles<T, 2>::weight_table[panels - 1][rows - 1];
+    case 3: return Tiles<T, 3>::weight_table[panels - 1][rows - 1];
+    default: return Tiles<T, 4>::weight_table[panels - 1][rows - 1];
+  }
+}
+
+// How `rows` rows and panels of N vectors are cut into tiles: as few tiles as the registers allow, of equal size
+// (25 rows are 5 x 5, not 4 x 6 + 1), and for few rows several panels, so that enough chains hide the latency of an
+// fma and each row's element is broadcast once for all of them.
+struct Tiling {
+  int64_t tiles, rows;
+  int panels;
+  RNNFAST_INLINE Tiling(int64_t rows_, int n, int64_t max_panels) : rows(rows_), panels(1) {
+    const int narrow = max_panels < kMaxTilePanels ? static_cast<int>(max_panels) : kMaxTilePanels;
+    int limit = max_tile_rows(n);
+    if (n == 1) {
+      panels = narrow > 0 ? narrow : 1;
+      limit = max_tile_rows(panels);
+    }
+    tiles = (rows + limit - 1) / limit;
+    const int64_t largest = tiles > 0 ? (rows + tiles - 1) / tiles : 1;
+    while (n > 1 && panels < narrow && (panels + 1) * n * largest <= kAccumulators) ++panels;
+  }
+  RNNFAST_INLINE int64_t begin(int64_t i) const { return rows * i / tiles; }
+};
+
+}  // namespace rnnfast::RNNFAST_TARGET
