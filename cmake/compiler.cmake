@@ -40,7 +40,11 @@ function(rnnfast_use_openmp target)
       PROPERTIES COMPILE_OPTIONS "${OpenMP_CXX_FLAGS}"
                  COMPILE_DEFINITIONS RNNFAST_OPENMP=1
                  INCLUDE_DIRECTORIES "${OpenMP_CXX_INCLUDE_DIRS}")
-    target_link_libraries(${target} PUBLIC ${OpenMP_CXX_LIBRARIES})
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+      target_link_options(${target} PUBLIC -fopenmp)  # finds the static library too, where a program is linked statically
+    else()
+      target_link_libraries(${target} PUBLIC ${OpenMP_CXX_LIBRARIES})
+    endif()
     message(STATUS "rnnfast: OpenMP ${OpenMP_CXX_VERSION}")
   else()
     message(STATUS "rnnfast: no OpenMP, everything will run on one thread")

@@ -1,6 +1,6 @@
 # One object per instruction set: csrc/cpu/isa_<name>.cpp with that set's flags. The program picks one when it starts, so
 # these flags reach no other source. An instruction set that the compiler cannot build is left out with a message;
-# csrc/cpu/dispatch.cpp sees RNNFAST_HAVE_<NAME>=1 for the rest.
+# csrc/cpu/dispatch.cpp sees RNNFAST_HAVE_<NAME>=1 for the rest, and must ask the processor for all that the flags allow.
 
 include(CheckCXXSourceCompiles)
 
@@ -24,10 +24,15 @@ function(rnnfast_isa target name architecture flags trial)
 
   # Optimised in every kind of build: without it, inline functions become shared symbols that hold this set's instructions.
   # -Wno-psabi: vector arguments never cross the border of one object.
-  set_source_files_properties(
-    ${source} PROPERTIES COMPILE_OPTIONS "${flags};$<IF:$<BOOL:${RNNFAST_SANITIZE}>,-O1,-O3>;-Wno-psabi")
+  if(RNNFAST_SANITIZE)
+    set(level -O1)
+  else()
+    set(level -O3)
+  endif()
+  set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${flags};${level};-Wno-psabi")
   target_sources(${target} PRIVATE ${source})
   target_compile_definitions(${target} PRIVATE RNNFAST_HAVE_${upper}=1)
+  set_property(TARGET ${target} APPEND PROPERTY RNNFAST_ISAS ${name})
   message(STATUS "rnnfast: ${name} kernels")
 endfunction()
 
@@ -36,11 +41,11 @@ function(rnnfast_add_isas target)
   rnnfast_isa(${target} scalar ANY "" "${any}")
   rnnfast_isa(${target} sse42 __x86_64__ "-march=x86-64-v2" "${any}")
   rnnfast_isa(
-    ${target} avx2 __x86_64__ "-mavx2;-mfma;-mf16c"
+    ${target} avx2 __x86_64__ "-mavx2;-mfma"
     "#include <immintrin.h>
      int main() { return static_cast<int>(_mm256_cvtss_f32(_mm256_fmadd_ps(_mm256_set1_ps(1), _mm256_set1_ps(1), _mm256_set1_ps(1)))); }")
   rnnfast_isa(
-    ${target} avx512 __x86_64__ "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx2;-mfma;-mf16c;-mprefer-vector-width=512"
+    ${target} avx512 __x86_64__ "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mfma;-mprefer-vector-width=512"
     "#include <immintrin.h>
      int main() { return static_cast<int>(_mm512_reduce_add_ps(_mm512_fmadd_ps(_mm512_set1_ps(1), _mm512_set1_ps(1), _mm512_set1_ps(1)))); }")
   rnnfast_isa(
