@@ -13,7 +13,7 @@ sh scripts/preflight.sh "$python"
 # One log a command: pip's output is long, and of interest only when it failed.
 pip_install() {
     if ! "$venv/bin/python" -m pip install --disable-pip-version-check --retries 2 "$@" >"$venv/pip.log" 2>&1; then
-        if grep -q -i -E 'connection(error| broken| refused|pool)|network is unreachable|name resolution|getaddrinfo|timed out|No matching distribution' "$venv/pip.log"; then
+        if grep -q -i -E 'connection(error| broken| refused|pool)|network is unreachable|name resolution|getaddrinfo|timed out' "$venv/pip.log"; then
             echo "offline: pip could not reach a package index ($*); connect once, or point pip at a mirror (its log: $venv/pip.log)" >&2
         else
             tail -n 40 "$venv/pip.log" >&2

@@ -43,5 +43,16 @@ user rnnfast info
 user rnnfast demo --seconds 5 >"$work/sample.txt"
 [ -s "$work/sample.txt" ] || { echo "wheel: rnnfast demo printed no text" >&2; exit 1; }
 tail -n 5 "$work/sample.txt"
+if [ -n "$linux" ]; then
+    echo "wheel: testing it where the system's libgomp cannot be loaded" >&2
+    mkdir "$work/broken"
+    : >"$work/broken/libgomp.so.1"
+    user LD_LIBRARY_PATH="$work/broken" python -c '
+import rnnfast
+with open("/proc/self/maps") as maps:
+    assert {line.split()[-1] for line in maps if "libgomp" in line} == {str(rnnfast._openmp.COPY)}
+assert rnnfast.info()["version"]'
+    user LD_LIBRARY_PATH="$work/broken" python test_minimal.py
+fi
 cd "$root"
 ls -l dist/rnnfast-*.whl
