@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #ifdef RNNFAST_OPENMP
 #include <omp.h>
@@ -71,7 +72,8 @@ struct Region {
   struct alignas(64) Arrival {
     std::atomic<uint32_t> epoch{0};
   };
-  Arrival arrived[kMaxThreads];
+  explicit Region(int threads) : arrived(threads > 1 ? static_cast<size_t>(threads) : 0) {}
+  std::vector<Arrival> arrived;
   alignas(64) std::atomic<bool> stop{false};
   // What thread 0 says at a barrier, by the parity of the epoch: it is at most one barrier ahead of the others, so a
   // slow thread still reads what all the others read there.
@@ -103,10 +105,11 @@ bool team_barrier(Team& team) {
     said.store(stop, std::memory_order_relaxed);
   }
   if (team.count > 1) {
-    region.arrived[team.id].epoch.store(epoch, std::memory_order_release);
+    region.arrived[static_cast<size_t>(team.id)].epoch.store(epoch, std::memory_order_release);
     for (int other = 0; other < team.count; ++other) {
+      const std::atomic<uint32_t>& arrived = region.arrived[static_cast<size_t>(other)].epoch;
       int spins = 0;
-      while (static_cast<int32_t>(region.arrived[other].epoch.load(std::memory_order_acquire) - epoch) < 0) {
+      while (static_cast<int32_t>(arrived.load(std::memory_order_acquire) - epoch) < 0) {
         if (++spins < kPausesBeforeYield) {
           pause();
         } else {
@@ -121,10 +124,10 @@ bool team_barrier(Team& team) {
 bool run_region(int threads, void (*body)(void*, Team&), void* context) {
   static const bool registered = pthread_atfork(nullptr, nullptr, in_forked_child) == 0;
   (void)registered;
-  Region region;
 #ifdef RNNFAST_OPENMP
   threads = threads < kMaxThreads ? threads : kMaxThreads;
   if (threads > 1 && !omp_in_parallel() && !forked_after_threads) {
+    Region region(threads);
     used_threads = true;
 #pragma omp parallel num_threads(threads)
     {
@@ -137,6 +140,7 @@ bool run_region(int threads, void (*body)(void*, Team&), void* context) {
 #else
   (void)threads;
 #endif
+  Region region(1);
   FlushDenormals flush;
   Team team{0, 1, &region, 0};
   body(context, team);

@@ -1,0 +1,38 @@
+// NumPy arrays in and out. Python has checked every argument by name; what is wrong here is a mistake of ours.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <optional>
+
+#include "core/error.h"
+
+namespace rnnfast {
+
+namespace py = pybind11;
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+template <class T>
+const T* data_or_null(const std::optional<Array<T>>& array) {
+  return array ? array->data() : nullptr;
+}
+
+// Runs f with the GIL released. The region polls for signals; the handler's exception (KeyboardInterrupt) is raised.
+template <class F>
+void without_gil(F&& f) {
+  bool interrupted = false;
+  {
+    const py::gil_scoped_release release;
+    try {
+      f();
+    } catch (const Interrupted&) {
+      interrupted = true;
+    }
+  }
+  if (interrupted) throw py::error_already_set();
+}
+
+}  // namespace rnnfast

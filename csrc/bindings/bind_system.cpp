@@ -1,0 +1,44 @@
+// What the process has: instruction sets, threads, memory; and the elementary functions for their test.
+#include <pybind11/stl.h>
+
+#include "arrays.h"
+#include "core/buffer.h"
+#include "cpu/dispatch.h"
+
+namespace rnnfast {
+
+namespace {
+
+bool python_signal_pending() {
+  const py::gil_scoped_acquire acquire;
+  return PyErr_CheckSignals() != 0;
+}
+
+template <class T>
+Array<T> math_test(const std::string& name, const Array<T>& x) {
+  const MathFunction function = name == "exp"    ? MathFunction::exp
+                                : name == "tanh" ? MathFunction::tanh
+                                                 : MathFunction::sigmoid;
+  Array<T> y(x.size());
+  const T* in = x.data();
+  T* out = y.mutable_data();
+  without_gil([&] { parallel(1, [&](Team&) { kernels<T>().math(function, in, out, x.size()); }); });
+  return y;
+}
+
+}  // namespace
+
+void bind_system(py::module_& m) {
+  set_interrupt_check(python_signal_pending);
+  m.attr("version") = RNNFAST_VERSION;
+  m.attr("compiler") = __VERSION__;
+  m.attr("openmp") = has_openmp();
+  m.def("isa", isa_name);
+  m.def("isas", isa_names);
+  m.def("default_threads", default_threads);
+  m.def("pool_clear", pool_clear);
+  m.def("math_test", math_test<float>, py::arg("name"), py::arg("x").noconvert());
+  m.def("math_test", math_test<double>, py::arg("name"), py::arg("x").noconvert());
+}
+
+}  // namespace rnnfast

@@ -1,0 +1,131 @@
+"""What every layer and model is: named parameters and their gradients in fixed NumPy arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import checkpoint
+
+__all__ = ["Module", "parameter_dtype"]
+
+Array = NDArray[Any]
+
+
+def parameter_dtype(dtype: Any) -> np.dtype[Any]:
+    """float32 or float64, however it is spelt."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in (np.dtype("float32"), np.dtype("float64")):
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+    return found
+
+
+class Module:
+    """Base of all layers and models.
+
+    `params` and `grads` are dicts with the same names; their arrays stay the same objects for the module's life, so they
+    may be read and written in place at any time. Backward passes add to `grads`. A subclass passes its constructor's
+    arguments to `super().__init__` as `config`, from which pickle and deepcopy make a new one.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.params: dict[str, Array] = {}
+        self.grads: dict[str, Array] = {}
+
+    def _register(self, name: str, array: Array) -> Array:
+        array = np.ascontiguousarray(array)
+        self.params[name] = array
+        self.grads[name] = np.zeros_like(array)
+        return array
+
+    def _adopt(self, prefix: str, module: Module) -> None:
+        """Make another module's parameters this one's too, under `prefix.`."""
+        for name in module.params:
+            self.params[f"{prefix}.{name}"] = module.params[name]
+            self.grads[f"{prefix}.{name}"] = module.grads[name]
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers are learnt; an array that has two names counts once."""
+        return sum(array.size for array in {id(a): a for a in self.params.values()}.values())
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero."""
+        for grad in self.grads.values():
+            grad.fill(0)
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of all parameters."""
+        return {name: array.copy() for name, array in self.params.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Copy parameters in, by name. With `strict` the names must be exactly this module's.
+
+        Raises ValueError for missing or unexpected names and for wrong shapes, TypeError for arrays that are not
+        floating point; then nothing has changed.
+        """
+        new = dict(self._checked(state, strict))
+        for name, array in new.items():
+            self.params[name][...] = array
+
+    def _checked(self, state: Mapping[str, Any], strict: bool) -> Iterator[tuple[str, Array]]:
+        missing = [name for name in self.params if name not in state]
+        unexpected = [name for name in state if name not in self.params]
+        if strict and (missing or unexpected):
+            raise ValueError(
+                f"state must have exactly the parameters of {type(self).__name__}; "
+                f"missing: {', '.join(missing) or 'none'}; unexpected: {', '.join(unexpected) or 'none'}"
+            )
+        for name, param in self.params.items():
+            if name in state:
+                array = np.asarray(state[name])
+                if array.dtype.kind != "f":
+                    raise TypeError(f"state['{name}'] must be floating point, got {array.dtype}")
+                if array.shape != param.shape:
+                    raise ValueError(f"state['{name}'] must have shape {param.shape}, got {array.shape}")
+                yield name, array
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the parameters to one safetensors file, atomically."""
+        checkpoint.save(path, self.params, {"kind": "parameters", "class": type(self).__name__})
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Read what `save` wrote into this module's arrays; on any error nothing has changed."""
+        arrays, _ = checkpoint.load(path)
+        self.load_state_dict(arrays)
+
+    def freeze(self) -> None:
+        """Hold the parameters as they are now: inference stops looking at the arrays and is faster for small calls."""
+
+    def unfreeze(self) -> None:
+        """Look at the parameters again."""
+
+    def _extra_state(self) -> dict[str, Any]:
+        """What a copy needs beside the parameters."""
+        return {}
+
+    def _load_extra_state(self, state: dict[str, Any]) -> None:
+        pass
+
+    def __getstate__(self) -> dict[str, Any]:
+        grads = {name: grad.copy() for name, grad in self.grads.items()}
+        return {"config": self.config, "params": self.state_dict(), "grads": grads, "extra": self._extra_state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["config"])  # type: ignore[misc]
+        self.load_state_dict(state["params"])
+        for name, grad in state["grads"].items():
+            self.grads[name][...] = grad
+        self._load_extra_state(state["extra"])
+
+    def __repr__(self) -> str:
+        args = ", ".join(f"{name}={value!r}" for name, value in self.config.items() if value is not None)
+        return f"{type(self).__name__}({args})"
