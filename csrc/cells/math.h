@@ -1,7 +1,7 @@
 // exp, tanh and sigmoid, written once for every vector type V.
 //
-// V is a wrapper around a SIMD register, or a plain float on a GPU. It brings + - * /, fma, min, max, copysign and
-// ldexp; min(a, b) and max(a, b) return b where either is NaN, so a bound written first lets a NaN through.
+// V is a wrapper around a SIMD register, or a plain float on a GPU. It brings + - * /, fma, min, max, abs,
+// copysign, select_positive, ldexp and wide_fma (fma with an exact product, which fma need not have); min(a, b) and max(a, b) return b where either is NaN, so a bound written first lets a NaN through.
 // Accuracy (tests/test_math.py): float <= 2 ulp where argument and result are normal, double <= 4 ulp.
 #pragma once
 
@@ -76,18 +76,28 @@ RNNFAST_INLINE V expm1_negative(V x) {
   reduce(max(V(C::lowest), x), n, r);
   const V tail = exp_tail(r, typename V::Element());
   const V scale = ldexp(V(1), n);
-  return fma(scale, fma(r * r, tail, r), scale - V(1));
+  return wide_fma(scale, fma(r * r, tail, r), scale - V(1));
+}
+
+// numerator / (big + small) for |small| <= |big|, without the rounding error of the sum and of the first quotient.
+template <class V>
+RNNFAST_INLINE V quotient(V numerator, V big, V small) {
+  const V sum = big + small, lost = small - (sum - big);
+  const V inverse = V(1) / sum, first = numerator * inverse;
+  const V rest = wide_fma(-first, sum, numerator) - first * lost;
+  return fma(rest, inverse, first);
 }
 
 template <class V>
 RNNFAST_INLINE V sigmoid(V x) {
-  return V(1) / (V(1) + exp(-x));
+  const V e = exp(-abs(x));
+  return quotient(select_positive(x, V(1), e), V(1), e);
 }
 
 template <class V>
 RNNFAST_INLINE V tanh(V x) {
   const V u = expm1_negative(V(-2) * abs(x));
-  return copysign(-u / (V(2) + u), x);
+  return copysign(quotient(-u, V(2), u), x);
 }
 
 }  // namespace rnnfast

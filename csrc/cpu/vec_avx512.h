@@ -39,6 +39,7 @@ RNNFAST_INLINE VecF operator*(VecF a, VecF b) { return _mm512_mul_ps(a.v, b.v); 
 RNNFAST_INLINE VecF operator/(VecF a, VecF b) { return _mm512_div_ps(a.v, b.v); }
 RNNFAST_INLINE VecF operator-(VecF a) { return _mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f)); }
 RNNFAST_INLINE VecF fma(VecF a, VecF b, VecF c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
+RNNFAST_INLINE VecF wide_fma(VecF a, VecF b, VecF c) { return fma(a, b, c); }
 RNNFAST_INLINE VecF min(VecF a, VecF b) { return _mm512_min_ps(a.v, b.v); }
 RNNFAST_INLINE VecF max(VecF a, VecF b) { return _mm512_max_ps(a.v, b.v); }
 RNNFAST_INLINE VecF abs(VecF a) { return _mm512_abs_ps(a.v); }
@@ -73,6 +74,7 @@ RNNFAST_INLINE VecD operator*(VecD a, VecD b) { return _mm512_mul_pd(a.v, b.v); 
 RNNFAST_INLINE VecD operator/(VecD a, VecD b) { return _mm512_div_pd(a.v, b.v); }
 RNNFAST_INLINE VecD operator-(VecD a) { return _mm512_xor_pd(a.v, _mm512_set1_pd(-0.0)); }
 RNNFAST_INLINE VecD fma(VecD a, VecD b, VecD c) { return _mm512_fmadd_pd(a.v, b.v, c.v); }
+RNNFAST_INLINE VecD wide_fma(VecD a, VecD b, VecD c) { return fma(a, b, c); }
 RNNFAST_INLINE VecD min(VecD a, VecD b) { return _mm512_min_pd(a.v, b.v); }
 RNNFAST_INLINE VecD max(VecD a, VecD b) { return _mm512_max_pd(a.v, b.v); }
 RNNFAST_INLINE VecD abs(VecD a) { return _mm512_abs_pd(a.v); }

@@ -40,6 +40,7 @@ RNNFAST_INLINE VecF operator*(VecF a, VecF b) { return vmulq_f32(a.v, b.v); }
 RNNFAST_INLINE VecF operator/(VecF a, VecF b) { return vdivq_f32(a.v, b.v); }
 RNNFAST_INLINE VecF operator-(VecF a) { return vnegq_f32(a.v); }
 RNNFAST_INLINE VecF fma(VecF a, VecF b, VecF c) { return vfmaq_f32(c.v, a.v, b.v); }
+RNNFAST_INLINE VecF wide_fma(VecF a, VecF b, VecF c) { return fma(a, b, c); }
 RNNFAST_INLINE VecF min(VecF a, VecF b) { return vminq_f32(a.v, b.v); }
 RNNFAST_INLINE VecF max(VecF a, VecF b) { return vmaxq_f32(a.v, b.v); }
 RNNFAST_INLINE VecF abs(VecF a) { return vabsq_f32(a.v); }
@@ -83,6 +84,7 @@ RNNFAST_INLINE VecD operator*(VecD a, VecD b) { return vmulq_f64(a.v, b.v); }
 RNNFAST_INLINE VecD operator/(VecD a, VecD b) { return vdivq_f64(a.v, b.v); }
 RNNFAST_INLINE VecD operator-(VecD a) { return vnegq_f64(a.v); }
 RNNFAST_INLINE VecD fma(VecD a, VecD b, VecD c) { return vfmaq_f64(c.v, a.v, b.v); }
+RNNFAST_INLINE VecD wide_fma(VecD a, VecD b, VecD c) { return fma(a, b, c); }
 RNNFAST_INLINE VecD min(VecD a, VecD b) { return vminq_f64(a.v, b.v); }
 RNNFAST_INLINE VecD max(VecD a, VecD b) { return vmaxq_f64(a.v, b.v); }
 RNNFAST_INLINE VecD abs(VecD a) { return vabsq_f64(a.v); }

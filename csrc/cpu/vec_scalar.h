@@ -33,6 +33,11 @@ template <class T>
 RNNFAST_INLINE Vec<T> operator-(Vec<T> a) { return Vec<T>(-a.v); }
 template <class T>
 RNNFAST_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) { return Vec<T>(a.v * b.v + c.v); }  // two roundings
+// The product of two floats is exact in double.
+RNNFAST_INLINE Vec<float> wide_fma(Vec<float> a, Vec<float> b, Vec<float> c) {
+  return Vec<float>(static_cast<float>(static_cast<double>(a.v) * b.v + c.v));
+}
+RNNFAST_INLINE Vec<double> wide_fma(Vec<double> a, Vec<double> b, Vec<double> c) { return fma(a, b, c); }
 template <class T>
 RNNFAST_INLINE Vec<T> min(Vec<T> a, Vec<T> b) { return Vec<T>(a.v < b.v ? a.v : b.v); }
 template <class T>

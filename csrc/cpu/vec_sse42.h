@@ -40,6 +40,15 @@ RNNFAST_INLINE VecF operator*(VecF a, VecF b) { return _mm_mul_ps(a.v, b.v); }
 RNNFAST_INLINE VecF operator/(VecF a, VecF b) { return _mm_div_ps(a.v, b.v); }
 RNNFAST_INLINE VecF operator-(VecF a) { return _mm_xor_ps(a.v, _mm_set1_ps(-0.0f)); }
 RNNFAST_INLINE VecF fma(VecF a, VecF b, VecF c) { return a * b + c; }  // two roundings: no FMA here
+// In double, where the product of two floats is exact: slow, and only where the last bit needs it.
+RNNFAST_INLINE VecF wide_fma(VecF a, VecF b, VecF c) {
+  const auto half = [](__m128 x, __m128 y, __m128 z) {
+    return _mm_cvtpd_ps(_mm_add_pd(_mm_mul_pd(_mm_cvtps_pd(x), _mm_cvtps_pd(y)), _mm_cvtps_pd(z)));
+  };
+  const __m128 low = half(a.v, b.v, c.v);
+  const __m128 high = half(_mm_movehl_ps(a.v, a.v), _mm_movehl_ps(b.v, b.v), _mm_movehl_ps(c.v, c.v));
+  return _mm_movelh_ps(low, high);
+}
 RNNFAST_INLINE VecF min(VecF a, VecF b) { return _mm_min_ps(a.v, b.v); }
 RNNFAST_INLINE VecF max(VecF a, VecF b) { return _mm_max_ps(a.v, b.v); }
 RNNFAST_INLINE VecF abs(VecF a) { return _mm_andnot_ps(_mm_set1_ps(-0.0f), a.v); }
@@ -89,6 +98,7 @@ RNNFAST_INLINE VecD operator*(VecD a, VecD b) { return _mm_mul_pd(a.v, b.v); }
 RNNFAST_INLINE VecD operator/(VecD a, VecD b) { return _mm_div_pd(a.v, b.v); }
 RNNFAST_INLINE VecD operator-(VecD a) { return _mm_xor_pd(a.v, _mm_set1_pd(-0.0)); }
 RNNFAST_INLINE VecD fma(VecD a, VecD b, VecD c) { return a * b + c; }  // two roundings: no FMA here
+RNNFAST_INLINE VecD wide_fma(VecD a, VecD b, VecD c) { return fma(a, b, c); }
 RNNFAST_INLINE VecD min(VecD a, VecD b) { return _mm_min_pd(a.v, b.v); }
 RNNFAST_INLINE VecD max(VecD a, VecD b) { return _mm_max_pd(a.v, b.v); }
 RNNFAST_INLINE VecD abs(VecD a) { return _mm_andnot_pd(_mm_set1_pd(-0.0), a.v); }
