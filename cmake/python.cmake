@@ -9,6 +9,7 @@ find_package(pybind11 CONFIG REQUIRED)
 
 file(GLOB rnnfast_bindings CONFIGURE_DEPENDS csrc/bindings/*.cpp)
 pybind11_add_module(_core MODULE NO_EXTRAS ${rnnfast_bindings})
+target_compile_definitions(_core PRIVATE RNNFAST_VERSION="${PROJECT_VERSION}")
 target_link_libraries(_core PRIVATE rnnfast_core)
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
   target_link_options(_core PRIVATE -Wl,--gc-sections -Wl,--as-needed)

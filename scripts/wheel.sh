@@ -51,7 +51,7 @@ if [ -n "$linux" ]; then
 import rnnfast
 with open("/proc/self/maps") as maps:
     assert {line.split()[-1] for line in maps if "libgomp" in line} == {str(rnnfast._openmp.COPY)}
-assert rnnfast.info()["version"]'
+'
     user LD_LIBRARY_PATH="$work/broken" python test_minimal.py
 fi
 cd "$root"

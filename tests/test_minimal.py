@@ -141,7 +141,7 @@ def test_mistakes_are_named():
 
 def test_info():
     info = rnnfast.info()
-    assert info["version"] == rnnfast.__version__
+    assert info["rnnfast"] == rnnfast.__version__
     assert isinstance(rnnfast.isa(), str) and rnnfast.isa()
     assert rnnfast.get_num_threads() >= 1
 
