@@ -6,10 +6,12 @@
 
 namespace rnnfast {
 
-#define RNNFAST_DECLARE(target)              \
-  namespace target {                         \
-  extern const Kernels<float> kernels_f32;   \
-  extern const Kernels<double> kernels_f64;  \
+#define RNNFAST_DECLARE(target)                     \
+  namespace target {                                \
+  extern const Kernels<float> kernels_f32;          \
+  extern const Kernels<double> kernels_f64;         \
+  extern const OpsKernels<float> ops_kernels_f32;   \
+  extern const OpsKernels<double> ops_kernels_f64;  \
   }
 
 #ifdef RNNFAST_HAVE_SCALAR
@@ -35,7 +37,11 @@ struct Target {
   bool (*usable)();
   const Kernels<float>* f32;
   const Kernels<double>* f64;
+  const OpsKernels<float>* ops_f32;
+  const OpsKernels<double>* ops_f64;
 };
+#define RNNFAST_TABLES(target) \
+  &target::kernels_f32, &target::kernels_f64, &target::ops_kernels_f32, &target::ops_kernels_f64
 
 // __builtin_cpu_supports asks cpuid and XGETBV: an AVX register that the system does not save is no AVX.
 const Target targets[] = {
@@ -45,21 +51,19 @@ const Target targets[] = {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
      },
-     &avx512::kernels_f32, &avx512::kernels_f64},
+     RNNFAST_TABLES(avx512)},
 #endif
 #ifdef RNNFAST_HAVE_AVX2
-    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, &avx2::kernels_f32,
-     &avx2::kernels_f64},
+    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, RNNFAST_TABLES(avx2)},
 #endif
 #ifdef RNNFAST_HAVE_SSE42
-    {"sse42", [] { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }, &sse42::kernels_f32,
-     &sse42::kernels_f64},
+    {"sse42", [] { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }, RNNFAST_TABLES(sse42)},
 #endif
 #ifdef RNNFAST_HAVE_NEON
-    {"neon", [] { return true; }, &neon::kernels_f32, &neon::kernels_f64},
+    {"neon", [] { return true; }, RNNFAST_TABLES(neon)},
 #endif
 #ifdef RNNFAST_HAVE_SCALAR
-    {"scalar", [] { return true; }, &scalar::kernels_f32, &scalar::kernels_f64},
+    {"scalar", [] { return true; }, RNNFAST_TABLES(scalar)},
 #endif
 };
 
@@ -89,6 +93,16 @@ const Kernels<float>& kernels<float>() {
 template <>
 const Kernels<double>& kernels<double>() {
   return *target().f64;
+}
+
+template <>
+const OpsKernels<float>& ops_kernels<float>() {
+  return *target().ops_f32;
+}
+
+template <>
+const OpsKernels<double>& ops_kernels<double>() {
+  return *target().ops_f64;
 }
 
 std::string isa_name() { return target().name; }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "ops_kernels.h"
 
 namespace rnnfast {
 

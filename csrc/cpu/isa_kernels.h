@@ -3,6 +3,8 @@
 
 #include "../core/random.h"
 #include "driver.h"
+#include "loss.h"
+#include "optim.h"
 #include "pack.h"
 
 namespace rnnfast::RNNFAST_TARGET {
@@ -58,11 +60,30 @@ constexpr Kernels<T> make_kernels(const char* isa) {
   return k;
 }
 
+template <class T>
+constexpr OpsKernels<T> make_ops_kernels() {
+  OpsKernels<T> k{};
+  k.cross_entropy = cross_entropy<T>;
+  k.update[static_cast<int>(UpdateRule::sgd)] = sgd<T>;
+  k.update[static_cast<int>(UpdateRule::rmsprop)] = rmsprop<T>;
+  k.update[static_cast<int>(UpdateRule::adam)] = adam<T>;
+  k.sum_of_squares = sum_of_squares<T>;
+  k.scale = scale<T>;
+  k.clip = clip<T>;
+  k.add = add<T>;
+  k.add_rows = add_rows<T>;
+  return k;
+}
+
 #define RNNFAST_STRING_OF(x) #x
 #define RNNFAST_STRING(x) RNNFAST_STRING_OF(x)
 extern const Kernels<float> kernels_f32;
 extern const Kernels<double> kernels_f64;
 constinit const Kernels<float> kernels_f32 = make_kernels<float>(RNNFAST_STRING(RNNFAST_TARGET));
 constinit const Kernels<double> kernels_f64 = make_kernels<double>(RNNFAST_STRING(RNNFAST_TARGET));
+extern const OpsKernels<float> ops_kernels_f32;
+extern const OpsKernels<double> ops_kernels_f64;
+constinit const OpsKernels<float> ops_kernels_f32 = make_ops_kernels<float>();
+constinit const OpsKernels<double> ops_kernels_f64 = make_ops_kernels<double>();
 
 }  // namespace rnnfast::RNNFAST_TARGET
