@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+
 from rnnfast import checkpoint
 from rnnfast.checkpoint import CheckpointError
 

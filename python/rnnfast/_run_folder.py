@@ -1,0 +1,56 @@
+"""The folder of a training run: its files, when it may be used, whether a checkpoint in it is the right one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import CheckpointError, remove_stale
+
+__all__ = ["BEST", "LAST", "METRICS", "PLOT", "FolderError", "check", "check_same", "clear"]
+
+LAST, BEST, METRICS, PLOT = "last.safetensors", "best.safetensors", "metrics.csv", "loss.png"
+
+
+class FolderError(ValueError):
+    """The folder cannot be used in the way that was asked for."""
+
+
+def check(out: str | Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds something, unless told what to do with it. Changes nothing."""
+    out = Path(out)
+    if resume and overwrite:
+        raise FolderError("resume and overwrite exclude each other: one goes on with a run, the other begins anew")
+    if out.exists() and not out.is_dir():
+        raise FolderError(f"out must be a folder, got {out}, which is a file")
+    if resume:
+        if not (out / LAST).exists():
+            raise FolderError(f"there is nothing to resume in {out}: it holds no {LAST}")
+    elif not overwrite and out.exists() and any(out.iterdir()):
+        raise FolderError(f"{out} is not empty: resume the run in it, overwrite it, or name another folder")
+
+
+def clear(out: Path) -> None:
+    """Remove what an earlier run left, and nothing else. The new run's LAST has replaced the old one by now."""
+    for name in (BEST, PLOT):
+        (out / name).unlink(missing_ok=True)
+    for name in (LAST, BEST):
+        remove_stale(out / name)
+
+
+def check_same(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """A checkpoint of another model, or of a run on other data, is refused by naming the first thing that differs."""
+    for name, value in here.items():
+        if name not in there:
+            raise CheckpointError(f"{path} is of another kind of model: it does not say its {name}")
+        if there[name] == value:
+            continue
+        if isinstance(value, Mapping) and isinstance(there[name], Mapping):
+            check_same(path, there[name], value)
+        raise CheckpointError(f"{path} is of a run with another {name}: {_short(there[name])}, not {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
