@@ -1,0 +1,89 @@
+"""What the commands share: the parser's manner, types of arguments, --config files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+__all__ = ["Parser", "UsageError", "add_run_flags", "note", "read_config", "seconds", "set_threads", "write_config"]
+
+
+class UsageError(Exception):
+    """Wrong use of a command: exit code 2."""
+
+    def __init__(self, message: str, command: str = "") -> None:
+        super().__init__(message)
+        self.command = command
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with one line for an error and no guessing of abbreviated flags."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", _Help)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+class _Help(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+
+
+def seconds(text: str) -> float:
+    """90, 90s, 10m, 1.5h, 1h30m -> seconds"""
+    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    if not text.strip() or parts is None:
+        raise argparse.ArgumentTypeError(f"must be a time like 90, 10m or 1h30m, got {text!r}")
+    hours, minutes, rest = (float(p or 0) for p in parts.groups())
+    return 3600 * hours + 60 * minutes + rest
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that every command has that computes something."""
+    parser.add_argument("--threads", type=int, metavar="N", help="processor threads (default: all that are allowed)")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no notes, only results and errors")
+
+
+def set_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    if threads < 1:
+        raise UsageError(f"argument --threads: must be at least 1, got {threads}")
+    import rnnfast
+
+    rnnfast.set_num_threads(threads)
+
+
+def note(text: str, quiet: bool = False) -> None:
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def read_config(path: str, names: Mapping[str, str]) -> dict[str, Any]:
+    """The options in a JSON file. `names`: each spelling of an option (hidden_size, rnn-size) and its name."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise UsageError(f"argument --config: {path} must be a JSON file: {e}") from e
+    if not isinstance(values, dict):
+        raise UsageError(f"argument --config: {path} must hold a JSON object, got {type(values).__name__}")
+    options: dict[str, Any] = {}
+    for key, value in values.items():
+        name = names.get(key.lstrip("-").replace("_", "-"))
+        if name is None:
+            raise UsageError(f"argument --config: {path} has an option that does not exist: {key!r}")
+        options[name] = value
+    return options
+
+
+def write_config(path: str, options: Mapping[str, Any]) -> None:
+    Path(path).write_text(json.dumps(dict(options), indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,328 @@
+"""Training a language model on a text, and getting it back from a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _run_folder, checkpoint, optim, tbptt
+from .._progress import Progress
+from ..schedules import Schedule
+from ..train import Limits, Result, Trainer
+from .data import split
+from .model import LanguageModel, evaluate_text
+from .options import FitOptions, resumed
+from .text import read_text
+from .tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, from_dict
+
+__all__ = ["KIND", "LanguageModelTask", "evaluate_part", "fit", "load", "run"]
+
+KIND = "language model"
+Arrays = dict[str, NDArray[Any]]
+
+
+def fit(
+    text: str | Path,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **options: Any,
+) -> LanguageModel:
+    """Train a language model on `text` (a Path is read) and return it, its tokenizer in `model.tokenizer`.
+
+    `options` are those of FitOptions: hidden_size, num_layers, cell, batch_size, seq_length, learning_rate, max_epochs,
+    max_time, … With `out`, a folder, the run writes last.safetensors, best.safetensors, metrics.csv and, with the
+    `plot` extra, loss.png there; `resume=True` goes on with the run in it, on the same text, to the bit as if it had
+    never stopped. The model that is returned has the weights of the best validation loss (with val_frac 0, the last
+    ones). Ctrl-C ends the training and returns the model so far.
+    """
+    if not isinstance(text, str | Path):
+        raise TypeError(f"text must be a str, or a Path to a file, got {type(text).__name__}")
+    chosen = choose(options, out=out, resume=resume, overwrite=overwrite)
+    if isinstance(text, Path):
+        text = read_text(text, level=chosen.level)
+    progress = Progress(quiet=quiet, every=chosen.print_every)
+    return run(text, chosen, out=out, resume=resume, progress=progress)[0]
+
+
+def choose(given: Mapping[str, Any], *, out: str | Path | None, resume: bool, overwrite: bool) -> FitOptions:
+    """The options of a run, checked; and whether its folder may be used so. Nothing is written."""
+    if out is None:
+        if resume or overwrite:
+            raise _run_folder.FolderError(f"{'resume' if resume else 'overwrite'} needs out, the folder of the run")
+        return FitOptions.from_dict(given).validate()
+    _run_folder.check(out, resume=resume, overwrite=overwrite)
+    if not resume:
+        return FitOptions.from_dict(given).validate()
+    path = Path(out, _run_folder.LAST)
+    saved = checkpoint.read_header(path)
+    _require_kind(path, saved)
+    return resumed(saved.get("options", {}), given).validate()
+
+
+def run(
+    text: str,
+    options: FitOptions,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    started: float | None = None,
+    source: str | None = None,
+) -> tuple[LanguageModel, Result]:
+    """`fit` with options from `choose`. `started` (time.monotonic()) is when the time that max_time allows began,
+    `source` where the text is from: kept in the checkpoint for whoever resumes the run."""
+    if started is None:
+        started = time.monotonic()
+    tokenizer = _same_text(Path(str(out), _run_folder.LAST), text) if resume else make_tokenizer(text, options)
+    train, val = split(tokenizer.encode(text), options.val_frac)
+    tbptt.batches(train, options.batch_size, options.seq_length)  # raises here, before anything is made, if too short
+    if options.sample_prime is not None:
+        tokenizer.encode(options.sample_prime)  # an unknown symbol shows now, not at the first evaluation
+    model = make_model(tokenizer, options)
+    options.seed = model.config["seed"]
+    task = LanguageModelTask(model, train, val, options, text_hash=_hash(text))
+    clip = {f"clip_{options.grad_clip_by}": float(options.grad_clip)} if options.grad_clip else None
+    trainer = Trainer(
+        task,
+        make_optimizer(options),
+        make_schedule(options),
+        make_limits(options),
+        clip=clip,
+        out=out,
+        options={**options.to_dict(), "source": source},
+        progress=progress,
+        started=started,
+        keep_best=len(val) > 0,
+    )
+    if resume:
+        trainer.resume()
+    result = trainer.run()
+    if trainer.best_weights is not None:
+        model.load_state_dict(trainer.best_weights)
+    return model, result
+
+
+def load(path: str | Path) -> LanguageModel:
+    """The language model in a checkpoint (of a folder: in its best checkpoint, else its last), with its tokenizer."""
+    path = checkpoint_in(path)
+    arrays, meta = checkpoint.load(path)
+    _require_kind(path, meta)
+    try:
+        model = LanguageModel(**meta["task"]["config"])
+        model.load_state_dict({k[6:]: v for k, v in arrays.items() if k.startswith("model.")})
+        model.tokenizer = from_dict(meta["task"]["tokenizer"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise checkpoint.CheckpointError(f"{path}: the language model in it cannot be made: {e}") from e
+    return model
+
+
+def evaluate_part(
+    model: LanguageModel,
+    path: str | Path,
+    text: str,
+    *,
+    part: str = "all",
+    reset_every: int | None = None,
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """The loss of the model in checkpoint `path` on a text, each token once: the state carried from its first token to
+    its last, or zero every `reset_every` tokens. `part` "train" or "val" is that part of the text it was trained on."""
+    if model.tokenizer is None:
+        raise ValueError("the model must have a tokenizer to read text, got None")
+    if part != "all":
+        path = checkpoint_in(path)
+        _same_text(path, text)
+        rows = checkpoint.read_header(path)["task"]["rows"]
+        ids = split(model.tokenizer.encode(text), rows["val_frac"])[part == "val"]
+    else:
+        ids = model.tokenizer.encode(text)
+    if reset_every is None:
+        loss = evaluate_text(model, ids, batch_size=batch_size or 1, warmup=256)
+    else:
+        loss = evaluate_text(model, ids, batch_size=batch_size or 64, seq_length=reset_every, carry=False)
+    return {
+        "nats": float(loss),
+        "bits": float(loss) / math.log(2),
+        "perplexity": math.exp(min(float(loss), 700.0)),
+        "tokens": len(ids) - 1,
+        "part": part,
+        "reset_every": reset_every,
+    }
+
+
+def checkpoint_in(path: str | Path) -> Path:
+    """The checkpoint itself, or in a folder of a run its best one, else its last."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    for name in (_run_folder.BEST, _run_folder.LAST):
+        if (path / name).exists():
+            return path / name
+    raise checkpoint.CheckpointError(f"{path} holds no checkpoint: neither {_run_folder.BEST} nor {_run_folder.LAST}")
+
+
+class LanguageModelTask:
+    """What the trainer needs to know about a language model and its text: truncated BPTT over rows of the text, the
+    state carried from chunk to chunk and begun anew with each epoch."""
+
+    def __init__(
+        self, model: LanguageModel, train: NDArray[Any], val: NDArray[Any], options: FitOptions, *, text_hash: str
+    ) -> None:
+        self.module, self.train, self.val, self.options, self.text_hash = model, train, val, options, text_hash
+        self.unit = {"char": "chars", "byte": "bytes", "word": "words"}[options.level]
+        self.steps_per_epoch = len(tbptt.batches(train, options.batch_size, options.seq_length))
+        self.state: Any = None
+
+    def train_batches(self, epoch: int, start: int) -> Iterator[NDArray[Any]]:
+        if start == 0:
+            self.state = None
+        return iter(tbptt.batches(self.train, self.options.batch_size, self.options.seq_length, start=start))
+
+    def train_step(self, batch: NDArray[Any], optimizer: Any, **clip: float) -> tuple[float, int]:
+        loss, self.state = self.module.train_step(batch, self.state, optimizer, **clip)
+        return float(loss), (batch.shape[0] - 1) * batch.shape[1]
+
+    def evaluate(self) -> dict[str, float] | None:
+        if not len(self.val):
+            return None
+        # Rows side by side are many times faster than one long row; warmed up, they lose next to no context.
+        rows = max(1, min(self.options.batch_size, len(self.val) // 1000))
+        return {"loss": float(evaluate_text(self.module, self.val, batch_size=rows, warmup=64))}
+
+    def sample(self, step: int) -> str | None:
+        if not self.options.sample_length:
+            return None
+        seed = (self.options.seed or 0) + step
+        prime = self.options.sample_prime
+        return self.module.sample_text(
+            default_prime(self.module) if prime is None else prime,
+            self.options.sample_length,
+            temperature=self.options.sample_temperature,
+            seed=seed % 2**64,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        o = self.options
+        return {
+            "kind": KIND,
+            "config": self.module.config,
+            "tokenizer": None if self.module.tokenizer is None else self.module.tokenizer.to_dict(),
+            "text": {"sha256": self.text_hash, "tokens": len(self.train) + len(self.val)},
+            "rows": {"batch_size": o.batch_size, "seq_length": o.seq_length, "val_frac": o.val_frac},
+        }
+
+    def state_dict(self) -> tuple[Arrays, dict[str, Any]]:
+        parts = self.state if isinstance(self.state, tuple) else () if self.state is None else (self.state,)
+        arrays = {f"state.{i}": np.asarray(part) for i, part in enumerate(parts)}
+        return arrays, {"state": len(parts), "rng": self.module.rng.state_dict()}
+
+    def load_state_dict(self, arrays: Arrays, meta: dict[str, Any]) -> None:
+        parts = tuple(arrays[f"state.{i}"] for i in range(meta["state"]))
+        self.state = None if not parts else parts[0] if len(parts) == 1 else parts
+        self.module.rng.load_state_dict(meta["rng"])
+
+
+def default_prime(model: LanguageModel) -> str:
+    """What a sample begins from where nothing is given: a new line, or the vocabulary's first symbol."""
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise ValueError("the model must have a tokenizer to write text, got None")
+    symbols = getattr(tokenizer, "symbols", None)
+    return "\n" if symbols is None or "\n" in symbols else str(symbols[0])
+
+
+def make_tokenizer(text: str, options: FitOptions) -> Tokenizer:
+    if options.level == "word":
+        return WordTokenizer.from_text(text, min_count=options.min_count)
+    return ByteTokenizer.from_text(text) if options.level == "byte" else CharTokenizer.from_text(text)
+
+
+def make_model(tokenizer: Tokenizer, o: FitOptions) -> LanguageModel:
+    model = LanguageModel(
+        tokenizer.vocab_size,
+        o.hidden_size,
+        o.num_layers,
+        cell=o.cell,
+        embedding_size=o.embedding_size,
+        dropout=o.dropout,
+        tie_weights=o.tie_weights,
+        seed=o.seed,
+        dtype=o.dtype,
+        nonlinearity=o.nonlinearity,
+    )
+    model.tokenizer = tokenizer
+    return model
+
+
+def make_optimizer(o: FitOptions) -> Any:
+    decay: dict[str, float] = {} if o.weight_decay is None else {"weight_decay": o.weight_decay}
+    if o.optimizer == "adam":
+        return optim.Adam(o.learning_rate, **decay)
+    if o.optimizer == "adamw":
+        return optim.AdamW(o.learning_rate, **decay)
+    if o.optimizer == "rmsprop":
+        return optim.RMSprop(o.learning_rate, alpha=o.decay_rate, momentum=o.momentum, **decay)
+    return optim.SGD(o.learning_rate, momentum=o.momentum, **decay)
+
+
+def make_schedule(o: FitOptions) -> Schedule:
+    return Schedule(
+        o.schedule,
+        o.learning_rate,
+        warmup=o.warmup,
+        min_learning_rate=o.min_learning_rate,
+        decay=o.learning_rate_decay,
+        decay_after=o.learning_rate_decay_after,
+        decay_every=o.learning_rate_decay_every,
+        patience=o.plateau_patience,
+    )
+
+
+def make_limits(o: FitOptions) -> Limits:
+    return Limits(
+        max_steps=o.max_steps,
+        max_epochs=o.max_epochs,
+        max_time=o.max_time,
+        patience=o.patience,
+        eval_every=o.eval_every,
+        eval_seconds=o.eval_seconds,
+        save_every=o.save_every,
+        log_every=o.log_every,
+    )
+
+
+def _same_text(path: Path, text: str) -> Tokenizer:
+    """The tokenizer of the run that `path` is of, if it was on this text."""
+    meta = checkpoint.read_header(path)
+    _require_kind(path, meta)
+    try:
+        there, tokenizer = meta["task"]["text"], from_dict(meta["task"]["tokenizer"])
+    except (KeyError, ValueError) as e:
+        raise checkpoint.CheckpointError(f"{path} does not say what text it is of: {e}") from e
+    if there["sha256"] != _hash(text):
+        raise checkpoint.CheckpointError(
+            f"text must be the one that the run in {path.parent} is trained on ({there['tokens']} tokens, sha256 "
+            f"{there['sha256'][:12]}…), got one of {len(text)} characters, sha256 {_hash(text)[:12]}…"
+        )
+    return tokenizer
+
+
+def _require_kind(path: Path, meta: Mapping[str, Any]) -> None:
+    kind = meta.get("task", meta).get("kind", "something else")
+    if kind != KIND:
+        raise checkpoint.CheckpointError(f"{path} must be a checkpoint of a {KIND}, got one of {kind}")
+
+
+def _hash(text: str) -> str:
+    # The text may hold lone surrogates: bytes that are not UTF-8.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
