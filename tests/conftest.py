@@ -5,7 +5,7 @@ import os
 import hypothesis
 import pytest
 
-EXAMPLES = int(os.environ.get("RNNFAST_TEST_EXAMPLES", "40"))  # the reruns for other ISAs take fewer
+EXAMPLES = int(os.environ.get("RNNFAST_TEST_EXAMPLES", "60"))  # the reruns for other ISAs take fewer
 
 hypothesis.settings.register_profile(
     "rnnfast",

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cases import Problem, plain, results, run_reference
+import tolerances
+from cases import Problem, difference, oracle, plain, results, run_reference
 from rnnfast import reference as ref
 
 
@@ -78,9 +79,11 @@ def _backward(run, dy_scale, index, problem, grad_scales):
     dw, dr, db_ih, db_hh = np.zeros_like(w), np.zeros_like(r), np.zeros(len(w)), np.zeros(len(w))
     for step in reversed(run.steps):
         ds = (carried[0] + dy_scale[step.t], *carried[1:])
-        dax, dah, *direct = (sum(map(np.abs, parts)) for parts in zip(*_parts(run.cell, step, ds), strict=True))
+        exact, moved = _parts(run.cell, step, ds)
+        _, _, *passed = _sum_of_sizes(exact)  # to the previous states, past the pre-activations
+        dax, dah, *direct = _sum_of_sizes(exact + moved)
         dax, dah = np.where(step.live, dax, 0), np.where(step.live, dah, 0)
-        own = (direct[0] + np.abs(step.dah) @ r, *direct[1:])  # the size of what the step before gets
+        own = (passed[0] + np.abs(step.dah) @ r, *passed[1:])  # the size of what the step before gets
         full = (direct[0] + dah @ r, *direct[1:])  # its scale
         carried, scale = (
             tuple(np.where(step.live, np.where(step.cut, 0, b), after) for b, after in zip(before, old, strict=True))
@@ -96,6 +99,10 @@ def _backward(run, dy_scale, index, problem, grad_scales):
     return dx_scale, scale
 
 
+def _sum_of_sizes(parts):
+    return [sum(map(np.abs, part)) for part in zip(*parts, strict=True)]
+
+
 def _parts(cell, step, ds):
     """Backward for one state at a time (it is linear in ds, and here no state should cancel another), and how it moves
     with what forward rounded: each saved value by its own size, each half of the pre-activations by its scale."""
@@ -105,9 +112,31 @@ def _parts(cell, step, ds):
         saved.append((*step.saved[:k], value * (1 + small), *step.saved[k + 1 :]))
     for ax, ah in ((step.ax_scale, 0), (0, step.ah_scale)):
         saved.append(cell.forward(step.ax + small * ax, step.ah + small * ah, step.prev)[1])
+    exact, moved = [], []
     for i in range(len(ds)):
         only = tuple(s if i == j else np.zeros_like(s) for j, s in enumerate(ds))
-        exact, *moved = ([ax, ah, *prev] for ax, ah, prev in (cell.backward(s, step.prev, only) for s in saved))
-        yield exact
-        for other in moved:
-            yield [(a - b) / small for a, b in zip(other, exact, strict=True)]
+        first, *others = ([ax, ah, *prev] for ax, ah, prev in (cell.backward(s, step.prev, only) for s in saved))
+        exact.append(first)
+        moved += [[(a - b) / small for a, b in zip(other, first, strict=True)] for other in others]
+    return exact, moved
+
+
+def assert_single(problem: Problem, got: dict[str, np.ndarray], peer) -> None:
+    """Float32 results are within 16 eps of the float64 oracle in their scale, element by element, or the worst error of
+    an array is at most twice that of ``peer()``: the same case in float32 by someone else."""
+    exact, scale, others = oracle(problem), scales(problem), None
+    assert got.keys() == exact.keys()
+    for name, value in exact.items():
+        assert got[name].dtype == np.float32
+        assert got[name].shape == value.shape, f"{name}: shape {got[name].shape}, expected {value.shape}"
+        error = np.abs(got[name].astype(np.float64) - value)
+        limit = tolerances.EPS_FACTOR32 * tolerances.EPS32 * scale[name] + tolerances.TINY32
+        if (error <= limit).all():
+            continue
+        others = peer() if others is None else others
+        worst, allowed = error.max(), tolerances.PEER_FACTOR32 * difference(others[name], value)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            units = np.nanmax(error / (tolerances.EPS32 * scale[name]))
+        assert worst <= allowed, (
+            f"{name}: {units:.3g} eps of its scale, and {worst:.3g} > {allowed:.3g}: {problem.case}"
+        )

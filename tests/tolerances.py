@@ -13,6 +13,7 @@ ORACLE64 = 1e-12  # float64 kernels against the float64 oracle
 TORCH64 = 1e-12  # float64 kernels, or the oracle, against torch in float64
 EPS_FACTOR32 = 16  # float32 kernels against the float64 oracle, in eps of the same sum with absolute values, or ...
 PEER_FACTOR32 = 2  # ... at most this many times the error of torch (where there is no torch: of plain float32 NumPy)
+TINY32 = 2 * float(np.finfo(np.float32).tiny)  # kernels flush what is smaller than a normal number
 
 # Finite differences, float64, fourth order
 FD = 1e-6  # of the largest gradient in the array
