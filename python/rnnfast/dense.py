@@ -1,0 +1,258 @@
+"""Linear, Embedding and Dropout: what stands around recurrent layers, with the same forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from ._check import integer
+from ._inputs import as_array, as_float, as_tokens
+from ._numbers import real
+from ._threads import get_num_threads
+from .module import Module, parameter_dtype
+from .random import CounterRng, fresh_seed
+
+__all__ = ["Dropout", "Embedding", "Linear"]
+
+Array = NDArray[Any]
+
+
+class _LinearCache(NamedTuple):
+    x: Array  # (rows, in), a copy
+    packed: Any  # the weights of the forward pass
+    leading: tuple[int, ...]
+
+
+class _EmbeddingCache(NamedTuple):
+    tokens: NDArray[np.int32]  # flat, a copy
+    leading: tuple[int, ...]
+
+
+class _DropoutCache(NamedTuple):
+    p: float
+    seed: int
+    step: int
+    shape: tuple[int, ...]
+
+
+def _floats(name: str, value: Any, width: int, dtype: np.dtype[Any]) -> Array:
+    """A C-contiguous (..., width) array."""
+    array = as_array(name, value)
+    if array.ndim == 0 or array.shape[-1] != width:
+        raise ValueError(f"{name} must have shape (..., {width}), got {array.shape}")
+    return as_float(name, array, array.shape, dtype)
+
+
+def _cache(cache: Any, kind: type) -> Any:
+    if not isinstance(cache, kind):
+        raise TypeError(f"cache must be what forward returned, got {type(cache).__name__}")
+    return cache
+
+
+class _Dense(Module):
+    """Module with a dtype whose parameters can be held: `_frozen` is what inference uses then."""
+
+    _frozen: Any = None
+
+    def _check_unfrozen(self) -> None:
+        if self._frozen is not None:
+            raise RuntimeError("forward needs the parameters as they are now: call unfreeze() first")
+
+    def unfreeze(self) -> None:
+        self._frozen = None
+
+    def _extra_state(self) -> dict[str, Any]:
+        return {"frozen": self._frozen is not None}
+
+    def _load_extra_state(self, state: dict[str, Any]) -> None:
+        if state["frozen"]:
+            self.freeze()
+
+
+class Linear(_Dense):
+    """y = x W^T + b over the last axis of x.
+
+    Parameters: weight (out_features, in_features) and bias (out_features), drawn as PyTorch does, uniformly from
+    +-1/sqrt(in_features). `seed` None draws a fresh one, recorded in `seed`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        dtype: Any = "float32",
+        seed: int | None = None,
+    ) -> None:
+        self.in_features = integer("in_features", in_features, 1)
+        self.out_features = integer("out_features", out_features, 1)
+        if not isinstance(bias, bool | np.bool_):
+            raise TypeError(f"bias must be a bool, got {bias!r}")
+        self.bias, self.dtype, self.seed = bool(bias), parameter_dtype(dtype), fresh_seed(seed)
+        super().__init__(
+            {
+                "in_features": self.in_features,
+                "out_features": self.out_features,
+                "bias": self.bias,
+                "dtype": self.dtype.name,
+                "seed": self.seed,
+            }
+        )
+        generator = np.random.Generator(np.random.PCG64(self.seed))
+        bound = 1 / np.sqrt(self.in_features)
+        shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
+        if self.bias:
+            shapes["bias"] = (self.out_features,)
+        for name, shape in shapes.items():
+            self._register(name, generator.uniform(-bound, bound, shape).astype(self.dtype))
+
+    def _pack(self, *, backward: bool) -> Any:
+        kind = _core.PackedLinear32 if self.dtype == np.float32 else _core.PackedLinear64
+        return kind(self.params["weight"], self.params.get("bias"), backward, get_num_threads())
+
+    def __call__(self, x: Any) -> Array:
+        """(..., in_features) to (..., out_features)."""
+        array = _floats("x", x, self.in_features, self.dtype)
+        packed = self._frozen if self._frozen is not None else self._pack(backward=False)
+        y: Array = packed.forward(array.reshape(-1, self.in_features), get_num_threads())
+        return y.reshape(*array.shape[:-1], self.out_features)
+
+    def forward(self, x: Any, training: bool = True, rng: CounterRng | None = None) -> tuple[Array, Any]:
+        """As a call, and with the cache that backward needs; training and rng make no difference here."""
+        self._check_unfrozen()
+        array = _floats("x", x, self.in_features, self.dtype)
+        leading = array.shape[:-1]
+        rows = array.reshape(-1, self.in_features)
+        cache = _LinearCache(rows.copy(), self._pack(backward=True), leading)
+        y: Array = cache.packed.forward(rows, get_num_threads())
+        return y.reshape(*leading, self.out_features), cache
+
+    def backward(self, dy: Any, cache: Any) -> Array:
+        """The gradient of x, by the weights of the forward pass; those of the parameters are added to `grads`."""
+        cache = _cache(cache, _LinearCache)
+        dy = as_float("dy", dy, (*cache.leading, self.out_features), self.dtype).reshape(-1, self.out_features)
+        dx: Array = cache.packed.backward(
+            dy, cache.x, self.grads["weight"], self.grads.get("bias"), get_num_threads()
+        )
+        return dx.reshape(*cache.leading, self.in_features)
+
+    def freeze(self) -> None:
+        self._frozen = self._pack(backward=False)
+
+
+class Embedding(_Dense):
+    """Rows of a table: integers (...) to (..., embedding_dim).
+
+    Parameter: weight (num_embeddings, embedding_dim), drawn from N(0, 1).
+    """
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, *, dtype: Any = "float32", seed: int | None = None
+    ) -> None:
+        self.num_embeddings = integer("num_embeddings", num_embeddings, 1)
+        self.embedding_dim = integer("embedding_dim", embedding_dim, 1)
+        self.dtype, self.seed = parameter_dtype(dtype), fresh_seed(seed)
+        super().__init__(
+            {
+                "num_embeddings": self.num_embeddings,
+                "embedding_dim": self.embedding_dim,
+                "dtype": self.dtype.name,
+                "seed": self.seed,
+            }
+        )
+        generator = np.random.Generator(np.random.PCG64(self.seed))
+        shape = (self.num_embeddings, self.embedding_dim)
+        self._register("weight", generator.standard_normal(shape).astype(self.dtype))
+
+    def _tokens(self, x: Any) -> NDArray[np.int32]:
+        array = as_array("x", x)
+        if array.dtype.kind not in "iu" and array.size:
+            raise TypeError(f"x must be integers, got dtype {array.dtype}")
+        return as_tokens("x", array, self.num_embeddings)
+
+    def _gather(self, table: Array, tokens: NDArray[np.int32]) -> Array:
+        y: Array = _core.embedding_forward(table, tokens.reshape(-1), get_num_threads())
+        return y.reshape(*tokens.shape, self.embedding_dim)
+
+    def __call__(self, x: Any) -> Array:
+        return self._gather(self.params["weight"] if self._frozen is None else self._frozen, self._tokens(x))
+
+    def forward(self, x: Any, training: bool = True, rng: CounterRng | None = None) -> tuple[Array, Any]:
+        """As a call, and with the cache that backward needs; training and rng make no difference here."""
+        self._check_unfrozen()
+        tokens = self._tokens(x)
+        return self._gather(self.params["weight"], tokens), _EmbeddingCache(tokens.flatten(), tokens.shape)
+
+    def backward(self, dy: Any, cache: Any) -> None:
+        """Adds into `grads`; tokens have no gradient."""
+        cache = _cache(cache, _EmbeddingCache)
+        dy = as_float("dy", dy, (*cache.leading, self.embedding_dim), self.dtype)
+        _core.embedding_backward(
+            dy.reshape(-1, self.embedding_dim), cache.tokens, self.grads["weight"], get_num_threads()
+        )
+
+    def freeze(self) -> None:
+        self._frozen = self.params["weight"].copy()
+
+
+class Dropout(Module):
+    """In training, each element becomes 0 with probability p, else is divided by 1 - p; a call changes nothing.
+
+    x is (T, ..., n): an element's fate is a function of (seed, step + t, index, row, unit), where a row is one of the
+    n-vectors of a time step, so it depends neither on threads nor on how a sequence is cut into chunks. Several modules
+    that follow one generator need a different `index` each, or they would drop the same elements.
+    """
+
+    def __init__(self, p: float, *, seed: int | None = None, index: int = 0) -> None:
+        self.p = real("p", p, "a number in [0, 1]", lambda v: 0 <= v <= 1)
+        self.seed = fresh_seed(seed)
+        self.index = integer("index", index, 0)
+        if self.index >= 0x8000:
+            raise ValueError(f"index must be below {0x8000}, got {index}")
+        super().__init__({"p": self.p, "seed": self.seed, "index": self.index})
+        self.rng = CounterRng(self.seed)
+
+    def __call__(self, x: Any) -> Array:
+        return as_array("x", x)
+
+    def forward(self, x: Any, training: bool = True, rng: CounterRng | None = None) -> tuple[Array, Any]:
+        """y, and the cache for backward. `rng` (the module's own where it is None) moves on by T steps if it drops."""
+        if rng is not None and not isinstance(rng, CounterRng):
+            raise TypeError(f"rng must be a rnnfast.random.CounterRng or None, got {rng!r}")
+        array = as_array("x", x)
+        if array.dtype.kind != "f":
+            raise TypeError(f"x must be floating point, got dtype {array.dtype}")
+        if not training or self.p == 0:
+            return array, None
+        rng = self.rng if rng is None else rng
+        cache = _DropoutCache(self.p, rng.seed, rng.step, array.shape)
+        y = self._drop(array, cache)
+        rng.step += array.shape[0] if array.ndim > 1 else 1
+        return y, cache
+
+    def backward(self, dy: Any, cache: Any) -> Array:
+        """dy through the mask of the forward pass, which is drawn again."""
+        array = as_array("dy", dy)
+        if cache is None:  # nothing was dropped
+            return array
+        cache = _cache(cache, _DropoutCache)
+        return self._drop(as_float("dy", array, cache.shape, array.dtype), cache)
+
+    def _drop(self, array: Array, cache: _DropoutCache) -> Array:
+        dtype = np.float64 if array.dtype.itemsize >= 8 else np.float32
+        shape = array.shape if array.ndim > 1 else (1, *array.shape)
+        steps, width = (shape[0], shape[-1]) if shape else (1, 1)
+        flat = np.ascontiguousarray(array, dtype).reshape(steps, int(np.prod(shape[1:-1], dtype=np.int64)), width)
+        stream = 0x8000 + self.index
+        y: Array = _core.dropout(flat, cache.p, cache.seed, cache.step % 2**64, stream, get_num_threads())
+        return y.reshape(array.shape)
+
+    def _extra_state(self) -> dict[str, Any]:
+        return {"rng": self.rng.state_dict()}
+
+    def _load_extra_state(self, state: dict[str, Any]) -> None:
+        self.rng.load_state_dict(state["rng"])

@@ -1,0 +1,188 @@
+"""Losses, with their gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from ._check import integer
+from ._inputs import as_array, as_float
+from ._threads import get_num_threads
+
+__all__ = ["linear_cross_entropy", "softmax_cross_entropy"]
+
+Array = NDArray[Any]
+
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def softmax_cross_entropy(
+    logits: Any,
+    targets: Any,
+    *,
+    weights: Any = None,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+) -> tuple[Any, Array]:
+    """Cross-entropy of softmax(logits) with the target classes, and its gradient.
+
+    Args:
+        logits: (..., V) float32 or float64 numbers (float16 is computed as float32).
+        targets: (...) integers in 0 .. V-1.
+        weights: (V,) weights of the classes, or None.
+        ignore_index: targets of this value (which may be outside of 0 .. V-1) do not count.
+        reduction: "mean" divides by the sum of the weights of the targets that count, as PyTorch does (over nothing it
+            is NaN, with a gradient of zeros); "sum"; or "none": the loss is an array (...), the gradient that of the sum.
+
+    Returns:
+        The loss in nats, a float (or the array), and dlogits (..., V).
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; the message names it.
+    """
+    array = as_array("logits", logits)
+    if array.dtype.kind != "f":
+        raise TypeError(f"logits must be floating point, got dtype {array.dtype}")
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(f"logits must have shape (..., V) with V at least 1, got {array.shape}")
+    dtype = np.dtype(np.float64 if array.dtype.itemsize >= 8 else np.float32)
+    leading, classes = array.shape[:-1], int(array.shape[-1])
+    flat = _targets(targets, leading, classes, ignore_index)
+    loss, dlogits = _core.softmax_cross_entropy(
+        np.ascontiguousarray(array, dtype).reshape(-1, classes),
+        flat,
+        _class_weights(weights, classes, dtype),
+        _reduction(reduction),
+        get_num_threads(),
+    )
+    return _shaped(loss, leading), dlogits.reshape(array.shape)
+
+
+def linear_cross_entropy(
+    x: Any,
+    weight: Array,
+    bias: Array | None,
+    targets: Any,
+    *,
+    dweight: Array | None = None,
+    dbias: Array | None = None,
+    weights: Any = None,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+) -> tuple[Any, Array | None]:
+    """softmax_cross_entropy(x @ weight.T + bias, targets) in one pass, the logits never all in memory at once.
+
+    Args:
+        x: (..., H) floating-point numbers, converted to the weight's dtype.
+        weight: (V, H), float32 or float64.
+        bias: (V,) or None.
+        targets: (...) integers in 0 .. V-1.
+        dweight: the gradient of weight is added into this array. Without it no gradient is computed.
+        dbias: the same for bias, or None.
+        weights: (V,) weights of the classes, or None.
+        ignore_index: targets of this value do not count.
+        reduction: "mean", "sum" or "none", as for softmax_cross_entropy.
+
+    Returns:
+        The loss, and the gradient of x; None without dweight.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; the message names it. After an error or Ctrl-C dweight and dbias
+            are as they were.
+    """
+    matrix = _parameter("weight", weight, (None, None))
+    classes, width, dtype = int(matrix.shape[0]), int(matrix.shape[1]), matrix.dtype
+    array = as_array("x", x)
+    if array.ndim == 0 or array.shape[-1] != width:
+        raise ValueError(f"x must have shape (..., {width}), got {array.shape}")
+    array = as_float("x", array, array.shape, dtype)
+    leading = array.shape[:-1]
+    if dweight is None and dbias is not None:
+        raise ValueError("dbias must be None where dweight is, got an array")
+    loss, dx = _core.linear_cross_entropy(
+        array.reshape(-1, width),
+        matrix,
+        None if bias is None else _parameter("bias", bias, (classes,), dtype),
+        _targets(targets, leading, classes, ignore_index),
+        _class_weights(weights, classes, dtype),
+        _reduction(reduction),
+        None if dweight is None else _accumulator("dweight", dweight, (classes, width), dtype),
+        None if dbias is None else _accumulator("dbias", dbias, (classes,), dtype),
+        get_num_threads(),
+    )
+    return _shaped(loss, leading), None if dx is None else dx.reshape(array.shape)
+
+
+def _shaped(loss: Any, leading: tuple[int, ...]) -> Any:
+    return loss if isinstance(loss, float) else loss.reshape(leading)
+
+
+def _targets(targets: Any, shape: tuple[int, ...], classes: int, ignore_index: int | None) -> NDArray[np.int32]:
+    """Flat, with -1 where a target does not count."""
+    array = as_array("targets", targets)
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"targets must be integers, got dtype {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"targets must have shape {shape}, got {array.shape}")
+    if ignore_index is not None:
+        ignored = integer("ignore_index", ignore_index, -(2**63))
+        keep = array != ignored
+        _check_range(array[keep], classes)
+        array = np.where(keep, array, -1)
+    else:
+        _check_range(array, classes)
+    return np.ascontiguousarray(array, np.int32).reshape(-1)
+
+
+def _check_range(array: Array, classes: int) -> None:
+    if array.size:
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= classes:
+            raise ValueError(f"targets must be in 0 .. {classes - 1}, got {low if low < 0 else high}")
+
+
+def _class_weights(weights: Any, classes: int, dtype: np.dtype[Any]) -> Array | None:
+    if weights is None:
+        return None
+    array = as_array("weights", weights)
+    if array.shape != (classes,):
+        raise ValueError(f"weights must have shape ({classes},), got {array.shape}")
+    if not (np.isfinite(array).all() and (array >= 0).all()):
+        raise ValueError(f"weights must be finite and at least 0, got {array[~(np.isfinite(array) & (array >= 0))][0]}")
+    return np.ascontiguousarray(array, dtype)
+
+
+def _reduction(reduction: str) -> str:
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    return reduction
+
+
+def _parameter(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.dtype[Any] | None = None) -> Array:
+    """A C-contiguous float32 or float64 array; None in the shape stands for any size but 0."""
+    array = as_array(name, value)
+    if array.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"{name} must be float32 or float64, got dtype {array.dtype}")
+    if array.ndim != len(shape) or any(n == 0 if s is None else n != s for n, s in zip(array.shape, shape, strict=True)):
+        wanted = "(V, H)" if None in shape else shape
+        raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
+    return np.ascontiguousarray(array, dtype)
+
+
+def _accumulator(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array that is added to where it is, so it must be just as the kernels need it."""
+    if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        got = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise TypeError(f"{name} must be an array of {dtype}, the dtype of weight, got {got}")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    if not array.flags.c_contiguous or not array.flags.writeable:
+        raise ValueError(f"{name} must be C-contiguous and writeable, got {_flags(array)}")
+    return array
+
+
+def _flags(array: Array) -> str:
+    return "a read-only array" if array.flags.c_contiguous else f"strides {array.strides}"
