@@ -1,0 +1,19 @@
+"""Language models: tokenizers, the recurrent model, training it on a text, sampling from it."""
+
+from .data import split
+from .fit import fit, load
+from .model import LanguageModel, evaluate_text
+from .tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, from_dict
+
+__all__ = [
+    "ByteTokenizer",
+    "CharTokenizer",
+    "LanguageModel",
+    "Tokenizer",
+    "WordTokenizer",
+    "evaluate_text",
+    "fit",
+    "from_dict",
+    "load",
+    "split",
+]
