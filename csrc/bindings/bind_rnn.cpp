@@ -38,8 +38,10 @@ class Rnn {
  public:
   Rnn(const std::string& cell, int64_t input, int64_t hidden, int layers, int directions, OptionalArrays<T> params,
       OptionalArrays<T> grads)
-      : config_{cell_of(cell), input, hidden, layers, directions, 0.0}, states_(cell_shape(config_.cell).states),
-        params_(std::move(params)), grads_(std::move(grads)) {
+      : config_{cell_of(cell), input, hidden, layers, directions, 0.0},
+        states_(cell_shape(config_.cell).states),
+        params_(std::move(params)),
+        grads_(std::move(grads)) {
     const auto gradient = [](std::optional<Array<T>>& a) { return a ? a->mutable_data() : nullptr; };
     for (size_t i = 0; i < params_.size(); i += 4) {
       weights_.push_back({data_or_null(params_[i]), data_or_null(params_[i + 1]), data_or_null(params_[i + 2]),
@@ -65,9 +67,12 @@ class Rnn {
     const int64_t width = x ? config_.input : 1, out_width = config_.directions * config_.hidden;
     const auto time = [&](int64_t n) { return batch_first ? n : n * batch; };
     const auto row = [&](int64_t n) { return batch_first ? n * steps : n; };
-    RnnInput<T> in{{steps, batch, data_or_null(lengths), reinterpret_cast<const uint8_t*>(data_or_null(reset)),
-                    time(1), row(1)},
-                   data_or_null(x), data_or_null(tokens), time(width), row(width)};
+    RnnInput<T> in{
+        {steps, batch, data_or_null(lengths), reinterpret_cast<const uint8_t*>(data_or_null(reset)), time(1), row(1)},
+        data_or_null(x),
+        data_or_null(tokens),
+        time(width),
+        row(width)};
 
     Array<T> y({batch_first ? batch : steps, batch_first ? steps : batch, out_width});
     RnnOutput<T> out{y.mutable_data(), time(out_width), row(out_width), {}};
@@ -141,7 +146,8 @@ bool is_row_array(const py::handle& object, int64_t batch, int64_t width) {
          (array.ndim() == 1 && batch == 1 && array.shape(0) == width);
 }
 
-// A stream's step as the caller has it: None where an argument needs converting or is wrong, which Python then sorts out.
+// A stream's step as the caller has it: None where an argument needs converting or is wrong, which Python then sorts
+// out.
 template <class T>
 py::object stream_step(RnnStepper<T>& stepper, const py::object& x, const py::object& out) {
   const int64_t batch = stepper.batch(), hidden = stepper.config().hidden;
@@ -182,9 +188,10 @@ void bind_type(py::module_& m, const std::string& suffix) {
       .def_property_readonly("nbytes", &Packed::bytes);
   py::class_<Cache<T>>(m, ("RnnCache" + suffix).c_str())
       .def_property_readonly("used", [](const Cache<T>& c) { return c.cache == nullptr; })
-      .def_property_readonly("shape", [](const Cache<T>& c) {  // (T, B)
-        return py::make_tuple(c.cache->schedule.steps(), c.cache->schedule.batch());
-      })
+      .def_property_readonly("shape",
+                             [](const Cache<T>& c) {  // (T, B)
+                               return py::make_tuple(c.cache->schedule.steps(), c.cache->schedule.batch());
+                             })
       .def_property_readonly("nbytes", [](const Cache<T>& c) { return c.cache != nullptr ? c.cache->bytes() : 0; });
   py::class_<RnnStepper<T>>(m, ("RnnStepper" + suffix).c_str())
       .def("step", stream_step<T>, py::arg("x"), py::arg("out") = py::none())
@@ -201,14 +208,13 @@ void bind_type(py::module_& m, const std::string& suffix) {
       .def(py::init<const std::string&, int64_t, int64_t, int, int, OptionalArrays<T>, OptionalArrays<T>>())
       .def("pack", [](const Rnn<T>& r) { return std::const_pointer_cast<Packed>(r.pack()); })
       .def("forward", &Rnn<T>::forward, py::arg("x"), py::arg("tokens"), py::arg("batch_first"), py::arg("state"),
-           py::arg("lengths"), py::arg("reset"), py::arg("keep"), py::arg("dropout"), py::arg("seed"),
-           py::arg("step"), py::arg("packed"), py::arg("threads"))
+           py::arg("lengths"), py::arg("reset"), py::arg("keep"), py::arg("dropout"), py::arg("seed"), py::arg("step"),
+           py::arg("packed"), py::arg("threads"))
       .def("backward", &Rnn<T>::backward, py::arg("cache"), py::arg("dy"), py::arg("dstate"), py::arg("keep"),
            py::arg("threads"))
-      .def("stepper",
-           [](const Rnn<T>& r, std::shared_ptr<Packed> packed, int64_t batch, int threads) {
-             return std::make_unique<RnnStepper<T>>(r.config(), std::move(packed), batch, threads);
-           });
+      .def("stepper", [](const Rnn<T>& r, std::shared_ptr<Packed> packed, int64_t batch, int threads) {
+        return std::make_unique<RnnStepper<T>>(r.config(), std::move(packed), batch, threads);
+      });
 }
 
 }  // namespace

@@ -1,8 +1,9 @@
 // exp, tanh and sigmoid, written once for every vector type V.
 //
 // V is a wrapper around a SIMD register, or a plain float on a GPU. It brings + - * /, fma, min, max, abs,
-// copysign, select_positive, ldexp and wide_fma (fma with an exact product, which fma need not have); min(a, b) and max(a, b) return b where either is NaN, so a bound written first lets a NaN through.
-// Accuracy (tests/test_math.py): float <= 2 ulp where argument and result are normal, double <= 4 ulp.
+// copysign, select_positive, ldexp and wide_fma (fma with an exact product, which fma need not have); min(a, b) and
+// max(a, b) return b where either is NaN, so a bound written first lets a NaN through. Accuracy (tests/test_math.py):
+// float <= 2 ulp where argument and result are normal, double <= 4 ulp.
 #pragma once
 
 #include "../core/macros.h"
@@ -15,7 +16,7 @@ struct ExpConstants;
 
 template <>
 struct ExpConstants<float> {
-  static constexpr float highest = 89.0f, lowest = -104.0f;    // exp is inf above, 0 below
+  static constexpr float highest = 89.0f, lowest = -104.0f;         // exp is inf above, 0 below
   static constexpr float log2e = 1.44269504f, magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
 };

@@ -11,7 +11,7 @@ namespace rnnfast {
 namespace {
 
 constexpr size_t kLine = 64;
-constexpr size_t kSmall = 64 * 1024;               // below it the system's allocator is as good
+constexpr size_t kSmall = 64 * 1024;             // below it the system's allocator is as good
 constexpr size_t kMostKept = size_t{512} << 20;  // bytes that lie idle at the most
 
 struct Pool {

@@ -23,10 +23,12 @@ CellShape shape_of() {
 CellShape cell_shape(CellId cell) {
   switch (cell) {
 #define RNNFAST_SHAPE(name, Type) \
-  case cell_##name: return shape_of<Type>();
+  case cell_##name:               \
+    return shape_of<Type>();
     RNNFAST_CELLS(RNNFAST_SHAPE)
 #undef RNNFAST_SHAPE
-    case cell_count: break;
+    case cell_count:
+      break;
   }
   return {};
 }

@@ -7,10 +7,10 @@ namespace rnnfast {
 namespace {
 
 // Below these a second thread costs more than it brings; see benchmarks/ for the measurements.
-constexpr double kFlopsForThreads = 2e6;    // of a call
-constexpr double kFlopsForBarrier = 1.5e5;  // of a step
+constexpr double kFlopsForThreads = 2e6;        // of a call
+constexpr double kFlopsForBarrier = 1.5e5;      // of a step
 constexpr int64_t kSequencesForBatchSplit = 4;  // a thread
-constexpr int64_t kChunkBytes = 256 * 1024;   // of pre-activations that wait for their step in L2
+constexpr int64_t kChunkBytes = 256 * 1024;     // of pre-activations that wait for their step in L2
 
 }  // namespace
 
@@ -42,7 +42,8 @@ Part Plan::part(const Team& team) const {
       if (team.count == 1) return all;
       return {{0, 1, batch}, part_of(panels, team.id, team.count), true};
     }
-    case Split::none: break;
+    case Split::none:
+      break;
   }
   return team.id == 0 ? all : Part{{0, 1, 0}, {0, 0}, false};
 }

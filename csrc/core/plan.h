@@ -15,7 +15,7 @@ enum class Split {
 
 struct Plan {
   Split split;
-  int threads;      // of the whole call
+  int threads;  // of the whole call
   int64_t batch, panels;
   bool ragged;
 

@@ -51,7 +51,7 @@ struct RnnGradients {  // added to; null: not wanted
 template <class T>
 struct PackedRnn {
   struct Layer {
-    Buffer<T> w, r, bias;   // forward; see ForwardArgs
+    Buffer<T> w, r, bias;      // forward; see ForwardArgs
     Buffer<T> w_back, r_back;  // for the gradients of x and h; empty without `backward`
     int64_t columns = 0;       // of w: the layer's inputs, or the distinct tokens of a call
   };
@@ -63,8 +63,8 @@ struct PackedRnn {
 template <class T>
 struct RnnInput {
   BatchLayout layout;
-  const T* x;              // (t, b) -> [I] at t * stride_time + b * stride_batch; or
-  const int32_t* tokens;   // (t, b) -> a token below I: a one-hot row
+  const T* x;             // (t, b) -> [I] at t * stride_time + b * stride_batch; or
+  const int32_t* tokens;  // (t, b) -> a token below I: a one-hot row
   int64_t stride_time, stride_batch;
 };
 
@@ -88,8 +88,8 @@ struct RnnCache {
   Buffer<int32_t> token;  // [rows] into `ids`
   Buffer<int32_t> ids;    // the distinct tokens
   struct Layer {
-    Buffer<T> y;                   // [rows][D * H]
-    Buffer<T> dropped;             // the same after dropout, the next layer's input; empty without dropout
+    Buffer<T> y;        // [rows][D * H]
+    Buffer<T> dropped;  // the same after dropout, the next layer's input; empty without dropout
     struct Direction {
       Buffer<T> state0[kMaxStates];  // [B][padded H] sorted
       Buffer<T> state[kMaxStates];   // k >= 1: [rows][padded H]
@@ -109,7 +109,8 @@ struct DropoutState {
   uint64_t seed, step;
 };
 
-// `packed` from pack_rnn, or null to take `weights` as they are now. With `cache` all that backward needs is kept in it.
+// `packed` from pack_rnn, or null to take `weights` as they are now. With `cache` all that backward needs is kept in
+// it.
 template <class T>
 void rnn_forward(const RnnConfig&, const RnnWeights<T>* weights, std::shared_ptr<const PackedRnn<T>> packed,
                  const RnnInput<T>&, const T* const state0[kMaxStates], const RnnOutput<T>&, RnnCache<T>* cache,

@@ -14,9 +14,9 @@ namespace {
 template <class T>
 struct DirectionWork {
   Buffer<T> own_da;
-  T* da = nullptr;  // [rows][panel][P][L]
+  T* da = nullptr;               // [rows][panel][P][L]
   Buffer<T> dstate[kMaxStates];  // [B][padded H] sorted
-  Buffer<T> dw, dr, sums;        // [panel][I][run][L] or, one-hot, [token][panel][P][L]; [panel][H][run][L]; [panel][P][L]
+  Buffer<T> dw, dr, sums;  // [panel][I][run][L] or, one-hot, [token][panel][P][L]; [panel][H][run][L]; [panel][P][L]
   std::vector<const T*> h_prev;  // [rows] -> [H]
 };
 
@@ -24,8 +24,14 @@ template <class T>
 class BackwardPass {
  public:
   BackwardPass(RnnCache<T>& cache, const RnnBackward<T>& io, bool keep, int threads)
-      : cache_(cache), config_(cache.config), cell_(cell_shape(cache.config.cell)), schedule_(cache.schedule),
-        view_(schedule_.view()), io_(io), keep_(keep), L_(kernels<T>().lanes),
+      : cache_(cache),
+        config_(cache.config),
+        cell_(cell_shape(cache.config.cell)),
+        schedule_(cache.schedule),
+        view_(schedule_.view()),
+        io_(io),
+        keep_(keep),
+        L_(kernels<T>().lanes),
         plan_(cell_, L_, config_.hidden, schedule_, flops(), threads) {
     padded_ = plan_.panels * L_;
     row_size_ = padded_ * cell_.pre_activations;
@@ -93,8 +99,7 @@ class BackwardPass {
       }
     }
     const bool one_hot = layer == 0 && cache_.token.size() > 0;
-    to.dw = Buffer<T>(one_hot ? cache_.ids.size() * row_size_
-                              : padded_ * cell_.input.count * config_.input_of(layer));
+    to.dw = Buffer<T>(one_hot ? cache_.ids.size() * row_size_ : padded_ * cell_.input.count * config_.input_of(layer));
     to.dr = Buffer<T>(padded_ * cell_.recurrent.count * config_.hidden);
     to.sums = Buffer<T>(row_size_);
 
@@ -203,8 +208,8 @@ class BackwardPass {
     const int64_t width = config_.input_of(layer);
     const bool dropped = layer > 0 && layer_of(layer - 1).dropped.size() > 0;
     const Span times = part_of(view_.steps, team.id, team.count);
-    const Span rows = dropped ? Span{view_.offset[times.begin], view_.offset[times.end]}
-                              : part_of(view_.rows, team.id, team.count);
+    const Span rows =
+        dropped ? Span{view_.offset[times.begin], view_.offset[times.end]} : part_of(view_.rows, team.id, team.count);
     Rows<T> out{nullptr, 0, dx_index_.data()};
     if (layer > 0) out = {dy_[static_cast<size_t>(layer - 1)].data(), width, nullptr};
     std::vector<T> zeros(static_cast<size_t>(kMaxTilePanels * L_), T(0));
@@ -219,8 +224,7 @@ class BackwardPass {
       g.out = out, g.out_panel = L_, g.width = width;
       kernels<T>().gemm(g, rows, {0, (width + L_ - 1) / L_}, team);
     }
-    if (dropped)
-      drop_rows(config_, schedule_, cache_.seed, cache_.step, layer - 1, times, out.base, out.base);
+    if (dropped) drop_rows(config_, schedule_, cache_.seed, cache_.step, layer - 1, times, out.base, out.base);
   }
 
   void commit(const Team& team) {
@@ -245,9 +249,8 @@ class BackwardPass {
           add(cell_.input, {at.dw.data(), cell_.input.count * L_, width * cell_.input.count * L_}, width, nullptr,
               width, to.w_ih);
         }
-        add(cell_.recurrent,
-            {at.dr.data(), cell_.recurrent.count * L_, config_.hidden * cell_.recurrent.count * L_}, config_.hidden,
-            nullptr, config_.hidden, to.w_hh);
+        add(cell_.recurrent, {at.dr.data(), cell_.recurrent.count * L_, config_.hidden * cell_.recurrent.count * L_},
+            config_.hidden, nullptr, config_.hidden, to.w_hh);
         const int64_t panel_stride = cell_.pre_activations * L_;
         add(cell_.input, {at.sums.data() + cell_.input.first * L_, 0, panel_stride}, 1, nullptr, 1, to.b_ih);
         add(cell_.recurrent, {at.sums.data() + cell_.recurrent.first * L_, 0, panel_stride}, 1, nullptr, 1, to.b_hh);

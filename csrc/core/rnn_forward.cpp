@@ -1,92 +1,14 @@
 // Forward: one parallel region a call. Packing, then layer by layer the recurrence (with its input product in chunks)
 // of both directions, with a barrier between layers.
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
-#include "plan.h"
 #include "dropout.h"
+#include "packed.h"
+#include "plan.h"
 
 namespace rnnfast {
 
 namespace {
-
-template <class T>
-int64_t panels_of(int64_t units) {
-  const int64_t lanes = kernels<T>().lanes;
-  return (units + lanes - 1) / lanes;
-}
-
-// Allocates what pack_layer fills; `columns` of w.
-template <class T>
-std::shared_ptr<PackedRnn<T>> empty_pack(const RnnConfig& config, int64_t first_columns, bool backward, bool dx) {
-  const CellShape cell = cell_shape(config.cell);
-  const int64_t L = kernels<T>().lanes, panels = panels_of<T>(config.hidden);
-  auto packed = std::make_shared<PackedRnn<T>>();
-  packed->zeros = Buffer<T>(panels * cell.pre_activations * L);
-  std::fill_n(packed->zeros.data(), packed->zeros.size(), T(0));
-  for (int layer = 0; layer < config.layers; ++layer) {
-    for (int d = 0; d < config.directions; ++d) {
-      typename PackedRnn<T>::Layer to;
-      to.columns = layer == 0 ? first_columns : config.input_of(layer);
-      to.w = Buffer<T>(panels * to.columns * cell.input.count * L);
-      to.r = Buffer<T>(panels * config.hidden * cell.recurrent.count * L);
-      to.bias = Buffer<T>(panels * cell.pre_activations * L);
-      if (backward) to.r_back = Buffer<T>(panels * panels * cell.recurrent.count * L * L);
-      if (backward && (dx || layer > 0))
-        to.w_back = Buffer<T>(panels_of<T>(config.input_of(layer)) * panels * cell.input.count * L * L);
-      packed->layers.push_back(std::move(to));
-    }
-  }
-  return packed;
-}
-
-// This thread's share of the packing. `ids`: the tokens that w's columns stand for, or null.
-template <class T>
-void pack_part(const RnnConfig& config, const RnnWeights<T>* weights, const int32_t* ids, PackedRnn<T>& packed,
-               const Team& team) {
-  const Kernels<T>& k = kernels<T>();
-  const CellShape cell = cell_shape(config.cell);
-  const Span span = part_of(panels_of<T>(config.hidden), team.id, team.count);
-  for (size_t i = 0; i < packed.layers.size(); ++i) {
-    auto& to = packed.layers[i];
-    const RnnWeights<T>& from = weights[i];
-    const int layer = static_cast<int>(i) / config.directions;
-    const int64_t width = config.input_of(layer);
-    k.pack(from.w_ih, config.hidden, width, layer == 0 ? ids : nullptr, to.columns, cell.input, to.w.data(), span);
-    k.pack(from.w_hh, config.hidden, config.hidden, nullptr, config.hidden, cell.recurrent, to.r.data(), span);
-    k.pack_bias(from.b_ih, cell.input, from.b_hh, cell.recurrent, config.hidden, cell.pre_activations, to.bias.data(),
-                span);
-    if (to.r_back.size() > 0)
-      k.pack_transposed(from.w_hh, config.hidden, config.hidden, cell.recurrent, to.r_back.data(), span);
-    if (to.w_back.size() > 0)
-      k.pack_transposed(from.w_ih, config.hidden, width, cell.input, to.w_back.data(),
-                        part_of(panels_of<T>(width), team.id, team.count));
-  }
-}
-
-// The distinct tokens of a call in ascending order, and each row's place among them.
-void number_tokens(const Schedule& schedule, const int32_t* tokens, int64_t stride_time, int64_t stride_batch,
-                   Buffer<int32_t>& token, Buffer<int32_t>& ids, int64_t vocabulary) {
-  std::vector<int32_t> place(static_cast<size_t>(vocabulary), -1);
-  token = Buffer<int32_t>(schedule.rows());
-  std::vector<int32_t> seen;
-  schedule.each_row(0, schedule.longest(), [&](int64_t row, int64_t t, int64_t j) {
-    const int32_t id = tokens[t * stride_time + schedule.caller(j) * stride_batch];
-    token[row] = id;
-    if (place[static_cast<size_t>(id)] < 0) {
-      place[static_cast<size_t>(id)] = 0;
-      seen.push_back(id);
-    }
-  });
-  std::sort(seen.begin(), seen.end());
-  ids = Buffer<int32_t>(static_cast<int64_t>(seen.size()));
-  for (size_t u = 0; u < seen.size(); ++u) {
-    ids[static_cast<int64_t>(u)] = seen[u];
-    place[static_cast<size_t>(seen[u])] = static_cast<int32_t>(u);
-  }
-  for (int64_t r = 0; r < token.size(); ++r) token[r] = place[static_cast<size_t>(token[r])];
-}
 
 template <class T>
 class ForwardPass {
@@ -94,8 +16,15 @@ class ForwardPass {
   ForwardPass(const RnnConfig& config, const RnnWeights<T>* weights, std::shared_ptr<const PackedRnn<T>> packed,
               const RnnInput<T>& in, const T* const* state0, const RnnOutput<T>& out, RnnCache<T>& cache, bool keep,
               int threads)
-      : config_(config), weights_(weights), cell_(cell_shape(config.cell)), in_(in), state0_(state0), out_(out),
-        cache_(cache), schedule_(cache.schedule), keep_(keep),
+      : config_(config),
+        weights_(weights),
+        cell_(cell_shape(config.cell)),
+        in_(in),
+        state0_(state0),
+        out_(out),
+        cache_(cache),
+        schedule_(cache.schedule),
+        keep_(keep),
         plan_(cell_, kernels<T>().lanes, config.hidden, schedule_, flops(), threads) {
     padded_ = plan_.panels * kernels<T>().lanes;
     take_input(packed != nullptr);
@@ -130,10 +59,10 @@ class ForwardPass {
   double flops() const {
     double per_row = 0;
     for (int layer = 0; layer < config_.layers; ++layer)
-      per_row += 2.0 * config_.directions * static_cast<double>(config_.hidden) *
-                 static_cast<double>(cell_.recurrent.count * config_.hidden +
-                                     (layer == 0 && in_.tokens != nullptr ? 0 : cell_.input.count) *
-                                         config_.input_of(layer));
+      per_row +=
+          2.0 * config_.directions * static_cast<double>(config_.hidden) *
+          static_cast<double>(cell_.recurrent.count * config_.hidden +
+                              (layer == 0 && in_.tokens != nullptr ? 0 : cell_.input.count) * config_.input_of(layer));
     return per_row * static_cast<double>(schedule_.rows());
   }
 
@@ -150,8 +79,8 @@ class ForwardPass {
           cache_.token[row] = in_.tokens[t * in_.stride_time + schedule_.caller(j) * in_.stride_batch];
         });
       } else {
-        number_tokens(schedule_, in_.tokens, in_.stride_time, in_.stride_batch, cache_.token, cache_.ids,
-                      config_.input);
+        number_tokens(schedule_, in_.tokens, in_.stride_time, in_.stride_batch, config_.input, cache_.token,
+                      cache_.ids);
         ids_ = cache_.ids.data();
       }
     } else if (keep_) {
@@ -265,8 +194,7 @@ class ForwardPass {
       const Span span = part_of(schedule_.longest(), team.id, team.count);
       const T* y = cache_.layers.back().y.data();
       schedule_.each_row(span.begin, span.end, [&](int64_t row, int64_t t, int64_t j) {
-        std::copy_n(y + row * width, width,
-                    out_.y + t * out_.stride_time + schedule_.caller(j) * out_.stride_batch);
+        std::copy_n(y + row * width, width, out_.y + t * out_.stride_time + schedule_.caller(j) * out_.stride_batch);
       });
     }
     const Span sequences = part_of(schedule_.batch(), team.id, team.count);
@@ -280,13 +208,13 @@ class ForwardPass {
           const int64_t row = length == 0 ? -1 : view.offset[d == 1 ? 0 : length - 1] + j;
           for (int k = 0; k < cell_.states; ++k) {
             if (out_.state[k] == nullptr) continue;
-            const T* from = row < 0               ? at.state0[k].data() + j * padded_
-                            : k == 0              ? (y.index != nullptr ? y.index[row] : y.base + row * y.stride)
-                            : keep_               ? at.state[k].data() + row * padded_
-                                                  : at.state0[k].data() + j * padded_;
-            std::copy_n(from, hidden,
-                        out_.state[k] +
-                            ((layer * config_.directions + d) * schedule_.batch() + schedule_.caller(j)) * hidden);
+            const T* from = row < 0  ? at.state0[k].data() + j * padded_
+                            : k == 0 ? (y.index != nullptr ? y.index[row] : y.base + row * y.stride)
+                            : keep_  ? at.state[k].data() + row * padded_
+                                     : at.state0[k].data() + j * padded_;
+            std::copy_n(
+                from, hidden,
+                out_.state[k] + ((layer * config_.directions + d) * schedule_.batch() + schedule_.caller(j)) * hidden);
           }
         }
       }
@@ -316,33 +244,6 @@ class ForwardPass {
 }  // namespace
 
 template <class T>
-void drop_rows(const RnnConfig& config, const Schedule& schedule, uint64_t seed, uint64_t step, int layer, Span times,
-               const T* in, T* out) {
-  const int64_t hidden = config.hidden, width = config.directions * hidden;
-  DropoutKey key{seed, step, 0, dropout_threshold(config.dropout)};
-  const T scale = static_cast<T>(1.0 / (1.0 - config.dropout));
-  schedule.each_row(times.begin, times.end, [&](int64_t row, int64_t t, int64_t j) {
-    for (int d = 0; d < config.directions; ++d) {
-      key.stream = static_cast<uint32_t>(layer * 2 + d);
-      const int64_t at = row * width + d * hidden;
-      kernels<T>().dropout(in + at, out + at, hidden, key, t, static_cast<uint32_t>(schedule.caller(j)), scale);
-    }
-  });
-}
-
-uint32_t dropout_threshold(double p) {
-  return static_cast<uint32_t>(std::min(std::round(p * 4294967296.0), 4294967295.0));
-}
-
-template <class T>
-size_t PackedRnn<T>::bytes() const {
-  size_t sum = zeros.bytes();
-  for (const Layer& l : layers)
-    sum += l.w.bytes() + l.r.bytes() + l.bias.bytes() + l.w_back.bytes() + l.r_back.bytes();
-  return sum;
-}
-
-template <class T>
 size_t RnnCache<T>::bytes() const {
   size_t sum = x.bytes() + token.bytes() + ids.bytes() + (weights != nullptr ? weights->bytes() : 0);
   for (const Layer& layer : layers) {
@@ -356,17 +257,9 @@ size_t RnnCache<T>::bytes() const {
 }
 
 template <class T>
-std::shared_ptr<const PackedRnn<T>> pack_rnn(const RnnConfig& config, const RnnWeights<T>* weights) {
-  auto packed = empty_pack<T>(config, config.input, false, false);
-  Team alone{0, 1, nullptr, 0};
-  pack_part(config, weights, nullptr, *packed, alone);
-  return packed;
-}
-
-template <class T>
 void rnn_forward(const RnnConfig& config, const RnnWeights<T>* weights, std::shared_ptr<const PackedRnn<T>> packed,
-                 const RnnInput<T>& in, const T* const state0[kMaxStates], const RnnOutput<T>& out,
-                 RnnCache<T>* cache, const DropoutState& dropout, int threads) {
+                 const RnnInput<T>& in, const T* const state0[kMaxStates], const RnnOutput<T>& out, RnnCache<T>* cache,
+                 const DropoutState& dropout, int threads) {
   std::unique_ptr<RnnCache<T>> temporary;
   if (cache == nullptr) temporary = std::make_unique<RnnCache<T>>(in.layout);
   RnnCache<T>& to = cache != nullptr ? *cache : *temporary;
@@ -375,13 +268,10 @@ void rnn_forward(const RnnConfig& config, const RnnWeights<T>* weights, std::sha
   ForwardPass<T>(config, weights, std::move(packed), in, state0, out, to, cache != nullptr, threads).run();
 }
 
-#define RNNFAST_INSTANTIATE(T)                                                                                     \
-  template struct PackedRnn<T>;                                                                                    \
-  template struct RnnCache<T>;                                                                                     \
-  template std::shared_ptr<const PackedRnn<T>> pack_rnn(const RnnConfig&, const RnnWeights<T>*);                   \
-  template void drop_rows(const RnnConfig&, const Schedule&, uint64_t, uint64_t, int, Span, const T*, T*);         \
-  template void rnn_forward(const RnnConfig&, const RnnWeights<T>*, std::shared_ptr<const PackedRnn<T>>,           \
-                            const RnnInput<T>&, const T* const[kMaxStates], const RnnOutput<T>&, RnnCache<T>*,     \
+#define RNNFAST_INSTANTIATE(T)                                                                                 \
+  template struct RnnCache<T>;                                                                                 \
+  template void rnn_forward(const RnnConfig&, const RnnWeights<T>*, std::shared_ptr<const PackedRnn<T>>,       \
+                            const RnnInput<T>&, const T* const[kMaxStates], const RnnOutput<T>&, RnnCache<T>*, \
                             const DropoutState&, int);
 RNNFAST_INSTANTIATE(float)
 RNNFAST_INSTANTIATE(double)

@@ -37,8 +37,8 @@ Schedule::Schedule(const BatchLayout& layout) : steps_(layout.steps), batch_(lay
 }
 
 ScheduleView Schedule::view() const {
-  return {longest(), batch_, rows(), offset_.data(), active_.data(), length_.data(),
-          cut_.empty() ? nullptr : cut_.data()};
+  return {
+      longest(), batch_, rows(), offset_.data(), active_.data(), length_.data(), cut_.empty() ? nullptr : cut_.data()};
 }
 
 }  // namespace rnnfast

@@ -38,7 +38,8 @@ class Schedule {
   template <class F>
   void each_row(int64_t begin, int64_t end, F&& f) const {
     for (int64_t t = begin; t < end; ++t)
-      for (int64_t j = 0; j < active_[static_cast<std::size_t>(t)]; ++j) f(offset_[static_cast<std::size_t>(t)] + j, t, j);
+      for (int64_t j = 0; j < active_[static_cast<std::size_t>(t)]; ++j)
+        f(offset_[static_cast<std::size_t>(t)] + j, t, j);
   }
   int64_t longest() const { return static_cast<int64_t>(active_.size()) - 1; }
 

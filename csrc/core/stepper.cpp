@@ -15,7 +15,10 @@ double flops_of(const RnnConfig& config, const CellShape& cell, int64_t batch) {
 template <class T>
 RnnStepper<T>::RnnStepper(const RnnConfig& config, std::shared_ptr<const PackedRnn<T>> packed, int64_t batch,
                           int max_threads)
-    : config_(config), packed_(std::move(packed)), batch_(batch), cell_(cell_shape(config.cell)),
+    : config_(config),
+      packed_(std::move(packed)),
+      batch_(batch),
+      cell_(cell_shape(config.cell)),
       schedule_(BatchLayout{1, batch, nullptr, nullptr, 0, 0}),
       plan_(cell_, kernels<T>().lanes, config.hidden, schedule_, flops_of(config, cell_, batch), max_threads) {
   if (plan_.split == Split::none) plan_.threads = 1;

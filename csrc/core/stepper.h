@@ -43,7 +43,7 @@ class RnnStepper {
   Schedule schedule_;
   Plan plan_;
   int64_t padded_;
-  int parity_ = 0;  // which half of h_ holds the state
+  int parity_ = 0;                      // which half of h_ holds the state
   Buffer<T> h_[2], state_[kMaxStates];  // [layers][B][padded H]
   std::vector<ThreadScratch<T>> scratch_;
 };

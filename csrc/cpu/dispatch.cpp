@@ -6,12 +6,12 @@
 
 namespace rnnfast {
 
-#define RNNFAST_DECLARE(target)                     \
-  namespace target {                                \
-  extern const Kernels<float> kernels_f32;          \
-  extern const Kernels<double> kernels_f64;         \
-  extern const OpsKernels<float> ops_kernels_f32;   \
-  extern const OpsKernels<double> ops_kernels_f64;  \
+#define RNNFAST_DECLARE(target)                    \
+  namespace target {                               \
+  extern const Kernels<float> kernels_f32;         \
+  extern const Kernels<double> kernels_f64;        \
+  extern const OpsKernels<float> ops_kernels_f32;  \
+  extern const OpsKernels<double> ops_kernels_f64; \
   }
 
 #ifdef RNNFAST_HAVE_SCALAR
@@ -57,7 +57,8 @@ const Target targets[] = {
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, RNNFAST_TABLES(avx2)},
 #endif
 #ifdef RNNFAST_HAVE_SSE42
-    {"sse42", [] { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }, RNNFAST_TABLES(sse42)},
+    {"sse42", [] { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); },
+     RNNFAST_TABLES(sse42)},
 #endif
 #ifdef RNNFAST_HAVE_NEON
     {"neon", [] { return true; }, RNNFAST_TABLES(neon)},

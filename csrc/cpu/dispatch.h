@@ -9,7 +9,7 @@
 
 namespace rnnfast {
 
-std::string isa_name();                 // throws std::runtime_error where RNNFAST_ISA names none that works
+std::string isa_name();                // throws std::runtime_error where RNNFAST_ISA names none that works
 std::vector<std::string> isa_names();  // best first
 
 }  // namespace rnnfast

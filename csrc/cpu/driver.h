@@ -211,7 +211,7 @@ void forward(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Part& par
       row.prev[0] = cut || first ? f.state0[0] + j * padded : row_of(f.y, walk.row(s - 1, j));
       for (int k = 1; k < C::S; ++k) {
         row.state[k] = f.state[k] + (f.keep_states ? r : j) * padded;
-        row.prev[k] = cut || first        ? f.state0[k] + j * padded
+        row.prev[k] = cut || first    ? f.state0[k] + j * padded
                       : f.keep_states ? f.state[k] + walk.row(s - 1, j) * padded
                                       : row.state[k];
       }
@@ -293,10 +293,9 @@ void backward(const BackwardArgs<T>& b, const Scratch<T>& scratch, const Part& p
       row.cut = cut;
     }
     if (count > 0 && own > 0)
-      step_tiles<T, 1>(t, rows, count, part.panels, b.r, 0, 0,
-                       [&](const StepRow<T>& row, const T* dh, int64_t panel) {
-                         cell_backward<Cell>(b, row, dh, panel);
-                       });
+      step_tiles<T, 1>(t, rows, count, part.panels, b.r, 0, 0, [&](const StepRow<T>& row, const T* dh, int64_t panel) {
+        cell_backward<Cell>(b, row, dh, panel);
+      });
     if (part.barrier ? team_barrier(team) : ((s & poll_mask) == 0 && team_stopped(team))) return;
   }
 
@@ -308,10 +307,9 @@ void backward(const BackwardArgs<T>& b, const Scratch<T>& scratch, const Part& p
     rows[i].init = rows[i].ds[0] = b.dstate[0] + j * padded;
   }
   if (count > 0 && own > 0)
-    step_tiles<T, 1>(t, rows, count, part.panels, b.r, 0, 0,
-                     [](const StepRow<T>& row, const T* dh, int64_t panel) {
-                       Vec<T>::load(dh).store(row.ds[0] + panel * L);
-                     });
+    step_tiles<T, 1>(t, rows, count, part.panels, b.r, 0, 0, [](const StepRow<T>& row, const T* dh, int64_t panel) {
+      Vec<T>::load(dh).store(row.ds[0] + panel * L);
+    });
 }
 
 }  // namespace rnnfast::RNNFAST_TARGET

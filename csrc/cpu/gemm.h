@@ -22,8 +22,7 @@ void gemm_ragged_panel(const GemmArgs<T>& g, Tile<T>& t, int64_t row, int rows, 
     t.init[m] = t.out[m] = copy[m];
   }
   tile_of<T>(rows, 1, 1)(t);
-  for (int m = 0; m < rows; ++m)
-    V::load(copy[m]).store_first(row_of(g.out, row + m) + panel * g.out_panel, valid);
+  for (int m = 0; m < rows; ++m) V::load(copy[m]).store_first(row_of(g.out, row + m) + panel * g.out_panel, valid);
 }
 
 template <class T>

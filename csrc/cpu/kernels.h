@@ -62,15 +62,15 @@ struct ForwardArgs {
   int64_t input, hidden;
   ScheduleView schedule;
   bool reverse;
-  const T *w, *r, *bias;       // [panel][I][inputs' run][L], [panel][H][recurrent run][L], [panel][P][L]
-  Rows<const T> x;             // row -> [I]; or, where x is one-hot,
-  const int32_t* token;        // [rows] which of w's I columns it picks; else null
+  const T *w, *r, *bias;        // [panel][I][inputs' run][L], [panel][H][recurrent run][L], [panel][P][L]
+  Rows<const T> x;              // row -> [I]; or, where x is one-hot,
+  const int32_t* token;         // [rows] which of w's I columns it picks; else null
   const T* state0[kMaxStates];  // [batch][padded H]
-  Rows<T> y;                   // row -> [H], state 0 of every step
-  T* state[kMaxStates];        // k >= 1: [rows][padded H] if keep_states; else [batch][padded H], updated in place
+  Rows<T> y;                    // row -> [H], state 0 of every step
+  T* state[kMaxStates];         // k >= 1: [rows][padded H] if keep_states; else [batch][padded H], updated in place
   bool keep_states;
-  T* saved;                    // [rows][panel][saved][L] or null
-  const T* zeros;              // [panels][P][L]
+  T* saved;        // [rows][panel][saved][L] or null
+  const T* zeros;  // [panels][P][L]
 };
 
 template <class T>

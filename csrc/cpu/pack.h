@@ -79,8 +79,8 @@ void pack_bias(const T* b_ih, const Run& input, const T* b_hh, const Run& recurr
 }
 
 template <class T>
-void add_gradient(const PackedGradient<T>& gradient, int64_t hidden, int64_t width, const int32_t* ids,
-                  int64_t k_count, const Run& run, T* d_weight, Span panels) {
+void add_gradient(const PackedGradient<T>& gradient, int64_t hidden, int64_t width, const int32_t* ids, int64_t k_count,
+                  const Run& run, T* d_weight, Span panels) {
   constexpr int L = Vec<T>::lanes;
   constexpr int64_t kBlock = 16;
   const int64_t stride = gradient.k_stride;

@@ -108,9 +108,7 @@ void weight_tile(const WeightTile<T>& t) {
 }
 
 constexpr int max_tile_rows(int vectors) {
-  return vectors > kAccumulators            ? 0
-         : kAccumulators / vectors > kMaxTileRows ? kMaxTileRows
-                                                  : kAccumulators / vectors;
+  return vectors > kAccumulators ? 0 : kAccumulators / vectors > kMaxTileRows ? kMaxTileRows : kAccumulators / vectors;
 }
 
 // Shapes that fit the registers, by [Q - 1][M - 1]; null where they do not.
@@ -147,20 +145,28 @@ struct Tiles {
 template <class T>
 RNNFAST_INLINE typename Tiles<T, 1>::Fn tile_of(int rows, int n, int panels) {
   switch (n) {
-    case 1: return Tiles<T, 1>::table[panels - 1][rows - 1];
-    case 2: return Tiles<T, 2>::table[panels - 1][rows - 1];
-    case 3: return Tiles<T, 3>::table[panels - 1][rows - 1];
-    default: return Tiles<T, 4>::table[panels - 1][rows - 1];
+    case 1:
+      return Tiles<T, 1>::table[panels - 1][rows - 1];
+    case 2:
+      return Tiles<T, 2>::table[panels - 1][rows - 1];
+    case 3:
+      return Tiles<T, 3>::table[panels - 1][rows - 1];
+    default:
+      return Tiles<T, 4>::table[panels - 1][rows - 1];
   }
 }
 
 template <class T>
 RNNFAST_INLINE typename Tiles<T, 1>::WeightFn weight_tile_of(int rows, int n, int panels) {
   switch (n) {
-    case 1: return Tiles<T, 1>::weight_table[panels - 1][rows - 1];
-    case 2: return Tiles<T, 2>::weight_table[panels - 1][rows - 1];
-    case 3: return Tiles<T, 3>::weight_table[panels - 1][rows - 1];
-    default: return Tiles<T, 4>::weight_table[panels - 1][rows - 1];
+    case 1:
+      return Tiles<T, 1>::weight_table[panels - 1][rows - 1];
+    case 2:
+      return Tiles<T, 2>::weight_table[panels - 1][rows - 1];
+    case 3:
+      return Tiles<T, 3>::weight_table[panels - 1][rows - 1];
+    default:
+      return Tiles<T, 4>::weight_table[panels - 1][rows - 1];
   }
 }
 

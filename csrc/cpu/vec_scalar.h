@@ -22,26 +22,42 @@ struct Vec {
   }
 };
 template <class T>
-RNNFAST_INLINE Vec<T> operator+(Vec<T> a, Vec<T> b) { return Vec<T>(a.v + b.v); }
+RNNFAST_INLINE Vec<T> operator+(Vec<T> a, Vec<T> b) {
+  return Vec<T>(a.v + b.v);
+}
 template <class T>
-RNNFAST_INLINE Vec<T> operator-(Vec<T> a, Vec<T> b) { return Vec<T>(a.v - b.v); }
+RNNFAST_INLINE Vec<T> operator-(Vec<T> a, Vec<T> b) {
+  return Vec<T>(a.v - b.v);
+}
 template <class T>
-RNNFAST_INLINE Vec<T> operator*(Vec<T> a, Vec<T> b) { return Vec<T>(a.v * b.v); }
+RNNFAST_INLINE Vec<T> operator*(Vec<T> a, Vec<T> b) {
+  return Vec<T>(a.v * b.v);
+}
 template <class T>
-RNNFAST_INLINE Vec<T> operator/(Vec<T> a, Vec<T> b) { return Vec<T>(a.v / b.v); }
+RNNFAST_INLINE Vec<T> operator/(Vec<T> a, Vec<T> b) {
+  return Vec<T>(a.v / b.v);
+}
 template <class T>
-RNNFAST_INLINE Vec<T> operator-(Vec<T> a) { return Vec<T>(-a.v); }
+RNNFAST_INLINE Vec<T> operator-(Vec<T> a) {
+  return Vec<T>(-a.v);
+}
 template <class T>
-RNNFAST_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) { return Vec<T>(a.v * b.v + c.v); }  // two roundings
+RNNFAST_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
+  return Vec<T>(a.v * b.v + c.v);
+}  // two roundings
 // The product of two floats is exact in double.
 RNNFAST_INLINE Vec<float> wide_fma(Vec<float> a, Vec<float> b, Vec<float> c) {
   return Vec<float>(static_cast<float>(static_cast<double>(a.v) * b.v + c.v));
 }
 RNNFAST_INLINE Vec<double> wide_fma(Vec<double> a, Vec<double> b, Vec<double> c) { return fma(a, b, c); }
 template <class T>
-RNNFAST_INLINE Vec<T> min(Vec<T> a, Vec<T> b) { return Vec<T>(a.v < b.v ? a.v : b.v); }
+RNNFAST_INLINE Vec<T> min(Vec<T> a, Vec<T> b) {
+  return Vec<T>(a.v < b.v ? a.v : b.v);
+}
 template <class T>
-RNNFAST_INLINE Vec<T> max(Vec<T> a, Vec<T> b) { return Vec<T>(a.v > b.v ? a.v : b.v); }
+RNNFAST_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
+  return Vec<T>(a.v > b.v ? a.v : b.v);
+}
 RNNFAST_INLINE Vec<float> abs(Vec<float> a) { return Vec<float>(__builtin_fabsf(a.v)); }
 RNNFAST_INLINE Vec<double> abs(Vec<double> a) { return Vec<double>(__builtin_fabs(a.v)); }
 RNNFAST_INLINE Vec<float> sqrt(Vec<float> a) { return Vec<float>(__builtin_sqrtf(a.v)); }
@@ -49,7 +65,9 @@ RNNFAST_INLINE Vec<double> sqrt(Vec<double> a) { return Vec<double>(__builtin_sq
 RNNFAST_INLINE Vec<float> copysign(Vec<float> a, Vec<float> b) { return Vec<float>(__builtin_copysignf(a.v, b.v)); }
 RNNFAST_INLINE Vec<double> copysign(Vec<double> a, Vec<double> b) { return Vec<double>(__builtin_copysign(a.v, b.v)); }
 template <class T>
-RNNFAST_INLINE Vec<T> select_positive(Vec<T> x, Vec<T> yes, Vec<T> no) { return x.v > T(0) ? yes : no; }
+RNNFAST_INLINE Vec<T> select_positive(Vec<T> x, Vec<T> yes, Vec<T> no) {
+  return x.v > T(0) ? yes : no;
+}
 RNNFAST_INLINE Vec<float> ldexp(Vec<float> x, Vec<float> n) {
   return Vec<float>(__builtin_ldexpf(x.v, n.v == n.v ? static_cast<int>(n.v) : 0));
 }

@@ -1,0 +1,108 @@
+#include "packed.h"
+
+#include <algorithm>
+
+namespace rnnfast {
+
+namespace {
+
+template <class T>
+int64_t panels_of(int64_t units) {
+  const int64_t lanes = kernels<T>().lanes;
+  return (units + lanes - 1) / lanes;
+}
+
+}  // namespace
+
+template <class T>
+std::shared_ptr<PackedRnn<T>> empty_pack(const RnnConfig& config, int64_t first_columns, bool backward, bool dx) {
+  const CellShape cell = cell_shape(config.cell);
+  const int64_t L = kernels<T>().lanes, panels = panels_of<T>(config.hidden);
+  auto packed = std::make_shared<PackedRnn<T>>();
+  packed->zeros = Buffer<T>(panels * cell.pre_activations * L);
+  std::fill_n(packed->zeros.data(), packed->zeros.size(), T(0));
+  for (int layer = 0; layer < config.layers; ++layer) {
+    for (int d = 0; d < config.directions; ++d) {
+      typename PackedRnn<T>::Layer to;
+      to.columns = layer == 0 ? first_columns : config.input_of(layer);
+      to.w = Buffer<T>(panels * to.columns * cell.input.count * L);
+      to.r = Buffer<T>(panels * config.hidden * cell.recurrent.count * L);
+      to.bias = Buffer<T>(panels * cell.pre_activations * L);
+      if (backward) to.r_back = Buffer<T>(panels * panels * cell.recurrent.count * L * L);
+      if (backward && (dx || layer > 0))
+        to.w_back = Buffer<T>(panels_of<T>(config.input_of(layer)) * panels * cell.input.count * L * L);
+      packed->layers.push_back(std::move(to));
+    }
+  }
+  return packed;
+}
+
+template <class T>
+void pack_part(const RnnConfig& config, const RnnWeights<T>* weights, const int32_t* ids, PackedRnn<T>& packed,
+               const Team& team) {
+  const Kernels<T>& k = kernels<T>();
+  const CellShape cell = cell_shape(config.cell);
+  const Span span = part_of(panels_of<T>(config.hidden), team.id, team.count);
+  for (size_t i = 0; i < packed.layers.size(); ++i) {
+    auto& to = packed.layers[i];
+    const RnnWeights<T>& from = weights[i];
+    const int layer = static_cast<int>(i) / config.directions;
+    const int64_t width = config.input_of(layer);
+    k.pack(from.w_ih, config.hidden, width, layer == 0 ? ids : nullptr, to.columns, cell.input, to.w.data(), span);
+    k.pack(from.w_hh, config.hidden, config.hidden, nullptr, config.hidden, cell.recurrent, to.r.data(), span);
+    k.pack_bias(from.b_ih, cell.input, from.b_hh, cell.recurrent, config.hidden, cell.pre_activations, to.bias.data(),
+                span);
+    if (to.r_back.size() > 0)
+      k.pack_transposed(from.w_hh, config.hidden, config.hidden, cell.recurrent, to.r_back.data(), span);
+    if (to.w_back.size() > 0)
+      k.pack_transposed(from.w_ih, config.hidden, width, cell.input, to.w_back.data(),
+                        part_of(panels_of<T>(width), team.id, team.count));
+  }
+}
+
+void number_tokens(const Schedule& schedule, const int32_t* tokens, int64_t stride_time, int64_t stride_batch,
+                   int64_t vocabulary, Buffer<int32_t>& token, Buffer<int32_t>& ids) {
+  std::vector<int32_t> place(static_cast<size_t>(vocabulary), -1);
+  token = Buffer<int32_t>(schedule.rows());
+  std::vector<int32_t> seen;
+  schedule.each_row(0, schedule.longest(), [&](int64_t row, int64_t t, int64_t j) {
+    const int32_t id = tokens[t * stride_time + schedule.caller(j) * stride_batch];
+    token[row] = id;
+    if (place[static_cast<size_t>(id)] < 0) {
+      place[static_cast<size_t>(id)] = 0;
+      seen.push_back(id);
+    }
+  });
+  std::sort(seen.begin(), seen.end());
+  ids = Buffer<int32_t>(static_cast<int64_t>(seen.size()));
+  for (size_t u = 0; u < seen.size(); ++u) {
+    ids[static_cast<int64_t>(u)] = seen[u];
+    place[static_cast<size_t>(seen[u])] = static_cast<int32_t>(u);
+  }
+  for (int64_t r = 0; r < token.size(); ++r) token[r] = place[static_cast<size_t>(token[r])];
+}
+
+template <class T>
+size_t PackedRnn<T>::bytes() const {
+  size_t sum = zeros.bytes();
+  for (const Layer& l : layers) sum += l.w.bytes() + l.r.bytes() + l.bias.bytes() + l.w_back.bytes() + l.r_back.bytes();
+  return sum;
+}
+
+template <class T>
+std::shared_ptr<const PackedRnn<T>> pack_rnn(const RnnConfig& config, const RnnWeights<T>* weights) {
+  auto packed = empty_pack<T>(config, config.input, false, false);
+  Team alone{0, 1, nullptr, 0};
+  pack_part(config, weights, nullptr, *packed, alone);
+  return packed;
+}
+
+#define RNNFAST_INSTANTIATE(T)                                                                                 \
+  template struct PackedRnn<T>;                                                                                \
+  template std::shared_ptr<PackedRnn<T>> empty_pack(const RnnConfig&, int64_t, bool, bool);                    \
+  template void pack_part(const RnnConfig&, const RnnWeights<T>*, const int32_t*, PackedRnn<T>&, const Team&); \
+  template std::shared_ptr<const PackedRnn<T>> pack_rnn(const RnnConfig&, const RnnWeights<T>*);
+RNNFAST_INSTANTIATE(float)
+RNNFAST_INSTANTIATE(double)
+
+}  // namespace rnnfast
