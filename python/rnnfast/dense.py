@@ -110,14 +110,15 @@ class Linear(_Dense):
         for name, shape in shapes.items():
             self._register(name, generator.uniform(-bound, bound, shape).astype(self.dtype))
 
-    def _pack(self, *, backward: bool) -> Any:
+    def pack(self, *, backward: bool = False) -> Any:
+        """The parameters as they are now, for the compiled kernels; `backward`: also for the gradient of x."""
         kind = _core.PackedLinear32 if self.dtype == np.float32 else _core.PackedLinear64
         return kind(self.params["weight"], self.params.get("bias"), backward, get_num_threads())
 
     def __call__(self, x: Any) -> Array:
         """(..., in_features) to (..., out_features)."""
         array = _floats("x", x, self.in_features, self.dtype)
-        packed = self._frozen if self._frozen is not None else self._pack(backward=False)
+        packed = self._frozen if self._frozen is not None else self.pack()
         y: Array = packed.forward(array.reshape(-1, self.in_features), get_num_threads())
         return y.reshape(*array.shape[:-1], self.out_features)
 
@@ -127,7 +128,7 @@ class Linear(_Dense):
         array = _floats("x", x, self.in_features, self.dtype)
         leading = array.shape[:-1]
         rows = array.reshape(-1, self.in_features)
-        cache = _LinearCache(rows.copy(), self._pack(backward=True), leading)
+        cache = _LinearCache(rows.copy(), self.pack(backward=True), leading)
         y: Array = cache.packed.forward(rows, get_num_threads())
         return y.reshape(*leading, self.out_features), cache
 
@@ -135,13 +136,11 @@ class Linear(_Dense):
         """The gradient of x, by the weights of the forward pass; those of the parameters are added to `grads`."""
         cache = _cache(cache, _LinearCache)
         dy = as_float("dy", dy, (*cache.leading, self.out_features), self.dtype).reshape(-1, self.out_features)
-        dx: Array = cache.packed.backward(
-            dy, cache.x, self.grads["weight"], self.grads.get("bias"), get_num_threads()
-        )
+        dx: Array = cache.packed.backward(dy, cache.x, self.grads["weight"], self.grads.get("bias"), get_num_threads())
         return dx.reshape(*cache.leading, self.in_features)
 
     def freeze(self) -> None:
-        self._frozen = self._pack(backward=False)
+        self._frozen = self.pack()
 
 
 class Embedding(_Dense):

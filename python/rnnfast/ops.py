@@ -35,7 +35,7 @@ def softmax_cross_entropy(
         weights: (V,) weights of the classes, or None.
         ignore_index: targets of this value (which may be outside of 0 .. V-1) do not count.
         reduction: "mean" divides by the sum of the weights of the targets that count, as PyTorch does (over nothing it
-            is NaN, with a gradient of zeros); "sum"; or "none": the loss is an array (...), the gradient that of the sum.
+            is NaN, with a gradient of zeros); "sum"; "none": the loss is an array (...), the gradient that of the sum.
 
     Returns:
         The loss in nats, a float (or the array), and dlogits (..., V).
@@ -72,7 +72,7 @@ def linear_cross_entropy(
     weights: Any = None,
     ignore_index: int | None = None,
     reduction: str = "mean",
-) -> tuple[Any, Array | None]:
+) -> tuple[Any, Any]:
     """softmax_cross_entropy(x @ weight.T + bias, targets) in one pass, the logits never all in memory at once.
 
     Args:
@@ -166,7 +166,8 @@ def _parameter(name: str, value: Any, shape: tuple[int | None, ...], dtype: np.d
     array = as_array(name, value)
     if array.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"{name} must be float32 or float64, got dtype {array.dtype}")
-    if array.ndim != len(shape) or any(n == 0 if s is None else n != s for n, s in zip(array.shape, shape, strict=True)):
+    fits = array.ndim == len(shape) and 0 not in array.shape
+    if not fits or any(want not in (None, n) for n, want in zip(array.shape, shape, strict=True)):
         wanted = "(V, H)" if None in shape else shape
         raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
     return np.ascontiguousarray(array, dtype)

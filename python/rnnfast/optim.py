@@ -159,9 +159,7 @@ class Optimizer:
             group = [e for e in entries if e.param.dtype == dtype]
             if group:
                 state = [[arrays[f"{e.name}.{kind}"] for e in group] for kind in self._states()]
-                _core.optimiser_step(
-                    step, [e.param for e in group], [e.grad for e in group], state, get_num_threads()
-                )
+                _core.optimiser_step(step, [e.param for e in group], [e.grad for e in group], state, get_num_threads())
         self._arrays = arrays
         self._step += 1
 

@@ -23,7 +23,7 @@ class Sampler:
     """A model's recurrent layers and output layer, packed as they are now, with the states of `num_samples` samples.
 
     The model has `embedding` (an Embedding, or None where tokens are one-hot), `rnn` and `output` (a Linear). After
-    an interrupt (Ctrl-C) the sampler can be used again, from whatever state it has reached; set `state` for a known one.
+    an interrupt (Ctrl-C) the sampler can be used again, from the state that it has reached; setting `state` mends that.
     """
 
     def __init__(self, model: Any, num_samples: int = 1) -> None:
@@ -33,14 +33,10 @@ class Sampler:
         self._rnn, self._num_samples = rnn, integer("num_samples", num_samples, 1)
         self._vocabulary = int(output.out_features)
         threads = get_num_threads()
-        single = rnn.dtype == np.float32
-        packed = (_core.PackedLinear32 if single else _core.PackedLinear64)(
-            output.params["weight"], output.params.get("bias"), False, threads
-        )
+        make: Any = _core.Sampler32 if rnn.dtype == np.float32 else _core.Sampler64
         self._stepper = rnn._core.stepper(rnn._core.pack(), self._num_samples, threads)
-        self._core = (_core.Sampler32 if single else _core.Sampler64)(
-            self._stepper, None if embedding is None else embedding.params["weight"], packed, threads
-        )
+        table = None if embedding is None else embedding.params["weight"]
+        self._core = make(self._stepper, table, output.pack(), threads)
 
     @property
     def state(self) -> Any:
