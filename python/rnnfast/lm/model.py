@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from .. import ops, optim
 from .._check import integer
 from .._inputs import as_array, as_tokens
+from .._numbers import real
 from ..dense import Dropout, Embedding, Linear
 from ..layers import GRU, LSTM, RNN
 from ..module import Module, parameter_dtype
@@ -63,6 +64,8 @@ class LanguageModel(Module):
     ) -> None:
         if cell not in ("rnn", "lstm", "gru"):
             raise ValueError(f"cell must be 'rnn', 'lstm' or 'gru', got {cell!r}")
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
         if tie_weights and embedding_size != hidden_size:
             raise ValueError(
                 f"tie_weights needs embedding_size == hidden_size, got {embedding_size} and hidden_size {hidden_size}"
@@ -74,8 +77,8 @@ class LanguageModel(Module):
             "num_layers": integer("num_layers", num_layers, 1),
             "cell": cell,
             "embedding_size": None if embedding_size is None else integer("embedding_size", embedding_size, 1),
-            "dropout": dropout,
-            "tie_weights": tie_weights,
+            "dropout": real("dropout", dropout, "a number in [0, 1)", lambda p: 0 <= p < 1),
+            "tie_weights": bool(tie_weights),
             "seed": seed,
             "dtype": parameter_dtype(dtype).name,
             "nonlinearity": nonlinearity,
@@ -189,9 +192,12 @@ class LanguageModel(Module):
         """What the output layer sees (T, B, H), the last state, and the cache; `rng` moves on by T steps."""
         x = self.check_tokens("tokens", tokens)
         rng = self.rng if rng is None else rng
+        if not isinstance(rng, CounterRng):
+            raise TypeError(f"rng must be a rnnfast.random.CounterRng or None, got {rng!r}")
+        seed, step = rng.seed, rng.step
 
         def at() -> CounterRng:  # every dropout of these T steps starts from the same step; their streams differ
-            return CounterRng(rng.seed, rng.step)
+            return CounterRng(seed, step)
 
         embedding = drop_in = None
         if self.embedding is not None:
