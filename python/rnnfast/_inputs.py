@@ -81,10 +81,15 @@ def read_sequences(
     steps, batch = leading[::-1] if batch_first else leading
     if steps == 0:
         raise ValueError(f"x must have at least one time step, got shape {np.shape(x)}")
-    array = as_tokens("x", array, width) if tokens else np.ascontiguousarray(array, dtype)
-    return Sequences(
-        array, tokens, steps, batch, unbatched, leading, _lengths(lengths, steps, batch), _reset(reset, leading, unbatched)
-    )
+    ends = _lengths(lengths, steps, batch)
+    if tokens:
+        if ends is not None:  # what lies past a sequence's end may be anything
+            ended = np.arange(steps)[:, None] >= ends
+            array = np.where(ended.T if batch_first else ended, 0, array)
+        array = as_tokens("x", array, width)
+    else:
+        array = np.ascontiguousarray(array, dtype)
+    return Sequences(array, tokens, steps, batch, unbatched, leading, ends, _reset(reset, leading, unbatched))
 
 
 def _lengths(lengths: Any, steps: int, batch: int) -> NDArray[np.int32] | None:
