@@ -77,7 +77,6 @@ def _train(args: argparse.Namespace) -> int:
     set_threads(args.threads)
     source = args.text if args.text is not None else _source_of(Path(out, LAST))
     text = _read(source, options.level)
-    note(f"{_named(source)}: {len(text):,} characters; the run is in {out}", args.quiet)
     progress = Progress(quiet=args.quiet, every=options.print_every)
     where = source if source == "-" else str(Path(source).absolute())
     _, result = run(text, options, out=out, resume=args.resume, progress=progress, started=started, source=where)
@@ -227,7 +226,3 @@ def _read(source: str, level: str) -> str:
     from ..lm.text import read_text
 
     return read_text(source, level=level)
-
-
-def _named(source: str) -> str:
-    return "standard input" if source == "-" else source

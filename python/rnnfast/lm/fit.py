@@ -106,10 +106,18 @@ def run(
     )
     if resume:
         trainer.resume()
+    _announce(trainer, model, text, resume)
     result = trainer.run()
     if trainer.best_weights is not None:
         model.load_state_dict(trainer.best_weights)
     return model, result
+
+
+def _announce(trainer: Trainer, model: LanguageModel, text: str, resume: bool) -> None:
+    size = f"{len(text):,} characters, {model.vocab_size} different tokens; {model.num_parameters:,} parameters"
+    going = f"; going on at step {trainer.step}" if resume else ""
+    where = "" if trainer.out is None else f"; the run is in {trainer.out}"
+    trainer.progress.message(f"{size}{going}{where}")
 
 
 def load(path: str | Path) -> LanguageModel:
@@ -265,14 +273,14 @@ def make_model(tokenizer: Tokenizer, o: FitOptions) -> LanguageModel:
 
 
 def make_optimizer(o: FitOptions) -> Any:
-    decay: dict[str, float] = {} if o.weight_decay is None else {"weight_decay": o.weight_decay}
+    rate, decay = o.learning_rate, 0.0 if o.weight_decay is None else o.weight_decay
     if o.optimizer == "adam":
-        return optim.Adam(o.learning_rate, **decay)
+        return optim.Adam(rate, weight_decay=decay)
     if o.optimizer == "adamw":
-        return optim.AdamW(o.learning_rate, **decay)
+        return optim.AdamW(rate, weight_decay=0.01 if o.weight_decay is None else decay)
     if o.optimizer == "rmsprop":
-        return optim.RMSprop(o.learning_rate, alpha=o.decay_rate, momentum=o.momentum, **decay)
-    return optim.SGD(o.learning_rate, momentum=o.momentum, **decay)
+        return optim.RMSprop(rate, alpha=o.decay_rate, momentum=o.momentum, weight_decay=decay)
+    return optim.SGD(rate, momentum=o.momentum, weight_decay=decay)
 
 
 def make_schedule(o: FitOptions) -> Schedule:
