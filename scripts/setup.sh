@@ -35,16 +35,14 @@ requirements() {
     stamp "$1" "$print"
 }
 
+# With a CMake on the system the build goes on where the last one stopped. Without, pip fetches one for this build only.
 build_tools() {
-    requirements build
-    tools=
-    cmake -E capabilities >/dev/null 2>&1 && cmake -P cmake/version.cmake >/dev/null 2>&1 || tools="cmake"
-    ninja --version >/dev/null 2>&1 || tools="$tools ninja"
-    if [ -n "$tools" ] && ! fresh tools "$tools"; then
-        echo "setup: installing $tools" >&2
-        # shellcheck disable=SC2086  # a list of names
-        pip_install $tools
-        stamp tools "$tools"
+    if sh scripts/have_cmake.sh; then
+        requirements build
+        isolation=--no-build-isolation
+    else
+        echo "setup: there is no CMake here, so pip fetches one for this build only" >&2
+        isolation=
     fi
 }
 
@@ -54,8 +52,9 @@ package() {
     build_tools
     echo "setup: building rnnfast (the first time takes a few minutes)" >&2
     if [ "$1" = develop ]; then set -- -e .; else set -- .; fi
-    # shellcheck disable=SC2086  # several arguments
-    PATH="$(cd "$venv" && pwd)/bin:$PATH" pip_install --no-build-isolation ${BUILD_ARGS:-} "$@"
+    # shellcheck disable=SC2086  # none or several arguments
+    PATH="$(cd "$venv" && pwd)/bin:$PATH" CMAKE_BUILD_PARALLEL_LEVEL="$(getconf _NPROCESSORS_ONLN)" \
+        pip_install $isolation ${BUILD_ARGS:-} "$@"
     stamp package "$print"
 }
 

@@ -11,16 +11,19 @@ Linux) linux=1 repair=wheel ;;
 *) linux= repair= ;;
 esac
 # shellcheck disable=SC2086  # empty on other systems
-sh scripts/setup.sh build $repair
+sh scripts/setup.sh $repair
 python=$venv/bin/python
-
-# Whether the system's tools will do or pip's are needed is decided in setup.sh, by way of an installed package.
-sh scripts/setup.sh package
+isolation=
+if sh scripts/have_cmake.sh; then
+    sh scripts/setup.sh build
+    isolation=--no-build-isolation
+fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 echo "wheel: building" >&2
-PATH="$root/$venv/bin:$PATH" "$python" -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation \
+# shellcheck disable=SC2086  # none or one
+CMAKE_BUILD_PARALLEL_LEVEL="$(getconf _NPROCESSORS_ONLN)" PATH="$root/$venv/bin:$PATH" "$python" -m pip wheel --disable-pip-version-check --quiet --no-deps $isolation \
     ${linux:+-Ccmake.define.RNNFAST_BUNDLE_LIBGOMP=ON} --wheel-dir "$work/raw" .
 mkdir -p dist
 rm -f dist/rnnfast-*.whl
