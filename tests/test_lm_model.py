@@ -98,6 +98,7 @@ class Recorder:
 # --- The oracle ---
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("cell", "nonlinearity"), KINDS)
 def test_train_step_is_the_oracle(cell, nonlinearity, shape):

@@ -76,6 +76,7 @@ def assert_grads(got, expected):
 # --- full ---
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("cell", ref.CELLS)
 def test_full_in_chunks_is_full_bptt(cell, length):
@@ -98,6 +99,7 @@ def test_full_takes_a_first_state_and_the_gradient_of_the_last():
     assert_grads(layer.grads, grads)
 
 
+@pytest.mark.isa
 def test_the_state_carried_through_chunks_is_that_of_the_whole_to_the_bit():
     for cell in ref.CELLS:
         layer, (x, target, reset) = make_layer(cell, dtype="float32"), make_stream()
@@ -110,6 +112,7 @@ def test_the_state_carried_through_chunks_is_that_of_the_whole_to_the_bit():
 # --- truncated ---
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("cell", ref.CELLS)
 def test_truncated_is_the_oracle_with_the_carried_state_constant(cell, length):
