@@ -1,0 +1,121 @@
+"""Writes the tables in README.md from benchmarks/results/*.json, so that no figure is copied by hand.
+
+    python benchmarks/readme_table.py [--check]
+
+A table stands between `<!-- bench:begin NAME -->` and `<!-- bench:end NAME -->`. One whose results are not there stays
+as it is. With --check nothing is written: exit code 1 if README.md differs from what would be.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+from rnnfast.bench import report
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"(<!-- bench:begin (\S+) -->\n)(.*?)(<!-- bench:end (\S+) -->)", re.DOTALL)
+
+
+def shakespeare(doc):
+    lines = []
+    for name, recipe in doc["recipes"].items():
+        o, middle = recipe["options"], recipe["median"]
+        model = f"{o['cell'].upper()} {o['num_layers']} × {o['hidden_size']}"
+        cells = [f"{name}: {model}, {recipe['parameters'] / 1e6:.2f} M parameters"]
+        cells += ["not reached" if t is None else clock(t) for t in middle["time_to"].values()]
+        cells += [f"{middle['final'][k]:.3f}" for k in ("carried", "reset")]
+        cells += [clock(middle["final"]["seconds"]), ", ".join(map(str, recipe["seeds"]))]
+        lines.append(cells)
+    any_recipe = next(iter(doc["recipes"].values()))
+    head = ["recipe", *(f"to {target}" for target in any_recipe["median"]["time_to"])]
+    head += ["final loss", f"state reset every {any_recipe['median']['final']['reset_every']:.0f}", "in all", "seeds"]
+    about = (
+        "Validation loss in nats a character (90/10 split by position, each character of the validation part once), "
+        "and the wall clock from the start of the process to each loss and to the end, evaluations included. Medians "
+        "over the seeds."
+    )
+    return "\n\n".join([about, report.markdown(head, lines), where(doc["info"], doc["date"])])
+
+
+def tbptt_memory(doc):
+    s = doc["settings"]
+    model = f"{s['cell'].upper()} {s['num_layers']} × {s['hidden_size']}, batch {s['batch_size']}"
+    about = (
+        f"Peak memory of the process, interpreter and libraries included: {model}, chunks of {s['seq_length']} steps."
+    )
+    lines = []
+    for r in doc["runs"]:
+        peak, start = (f"{r[k] / 2**20:,.0f} MiB" for k in ("peak_bytes", "start_bytes"))
+        lines.append([f"{r['kind']} BPTT", f"{r['steps']:,}", peak, start])
+    head = ["", "steps", "peak", "before the first step"]
+    return "\n\n".join([about, report.markdown(head, lines), where(doc["info"])])
+
+
+def clock(seconds):
+    return f"{seconds:.0f} s" if seconds < 99.5 else f"{seconds / 60:.1f} min"
+
+
+def where(info, date=None):
+    threads = f"{info['threads']} thread" + ("s" if info["threads"] != 1 else "")
+    parts = [f"rnnfast {info['rnnfast']} ({info['isa']})", f"{info['cpu']}, {threads}", *([date[:10]] if date else [])]
+    return "; ".join(parts) + "."
+
+
+TABLES = {
+    "layers": ("bench.json", report.layers_table),
+    "charlm": ("bench.json", report.charlm_table),
+    "shakespeare": ("shakespeare.json", shakespeare),
+    "tbptt_memory": ("tbptt_memory.json", tbptt_memory),
+}
+
+
+def fill(text, results):
+    """(text with its tables written anew, names of those whose results are not there)."""
+    missing = []
+
+    def replace(match):
+        begin, name, old, end, closed = match.groups()
+        if closed != name or name not in TABLES:
+            raise ValueError(f"bench:begin {name} must be one of {', '.join(TABLES)} and end as such, got {closed}")
+        path, render = results / TABLES[name][0], TABLES[name][1]
+        if not path.is_file():
+            missing.append(name)
+            return begin + old + end
+        return begin + render(json.loads(path.read_text(encoding="utf-8"))) + "\n" + end
+
+    filled = BLOCK.sub(replace, text)
+    if text.count("<!-- bench:") != 2 * len(BLOCK.findall(text)):
+        raise ValueError("each bench:begin must have its bench:end, on lines of their own")
+    return filled, missing
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a table is not up to date")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    args = parser.parse_args(argv)
+    if not args.readme.is_file():
+        print(f"{args.readme.name} is not there: nothing to do", file=sys.stderr)
+        return 0
+    text = args.readme.read_text(encoding="utf-8")
+    try:
+        filled, missing = fill(text, args.results)
+    except ValueError as e:
+        print(f"{args.readme.name}: {e}", file=sys.stderr)
+        return 1
+    if missing:
+        print(f"no results yet for: {', '.join(missing)}", file=sys.stderr)
+    if args.check:
+        if filled != text:
+            print(f"{args.readme.name} is not up to date: run python benchmarks/readme_table.py", file=sys.stderr)
+        return int(filled != text)
+    if filled != text:
+        args.readme.write_text(filled, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
