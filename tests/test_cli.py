@@ -28,6 +28,14 @@ from rnnfast.lm.text import demo_text, plays, read_text
 from test_train import comparable, metrics
 
 
+@pytest.fixture(autouse=True, scope="module")
+def ctrl_c_reaches_us():
+    """Also where the tests run in the background of a shell, which makes them ignore it."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     return train(tmp_path_factory.mktemp("trained"))
@@ -518,5 +526,6 @@ def test_progress_bar_on_a_terminal(tmp_path, monkeypatch, capsys):
 
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr("rnnfast._progress.Progress.BAR_SECONDS", 0.0)
     assert main(["lm", "train", text_file(tmp_path), "--out", str(tmp_path / "run"), *SMALL]) == 0
     assert "%|" in screen.getvalue() and "chars/s" in screen.getvalue()

@@ -22,6 +22,15 @@ from rnnfast.schedules import Schedule
 from rnnfast.train import BEST, LAST, METRICS, Limits, Trainer, TrainingError
 from toy import LineTask, Momentum
 
+
+@pytest.fixture(autouse=True, scope="module")
+def ctrl_c_reaches_us():
+    """Also where the tests run in the background of a shell, which makes them ignore it."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
 TIMES = ("items_per_second", "seconds")  # of a row of metrics, differ from run to run
 SCHEDULES = {
     "constant": Schedule("constant", 0.05),
@@ -359,6 +368,14 @@ def test_sigterm_saves_and_then_does_what_it_should(tmp_path):
         signal.signal(signal.SIGTERM, old)
     assert len(got) == 1
     assert checkpoint.read_header(tmp_path / LAST)["trainer"]["step"] == 25
+
+
+def test_ignored_signals_stay_ignored(tmp_path):
+    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert trainer(LineTask({25: "interrupt"}), tmp_path).run().step == 60
+    finally:
+        signal.signal(signal.SIGINT, old)
 
 
 def test_in_another_thread():

@@ -9,13 +9,16 @@ from contextlib import contextmanager
 
 __all__ = ["Interrupt"]
 
+# Ctrl-C, a request to end, a terminal that is gone.
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 class Interrupt:
     """`with interrupt.caught():` around a loop that looks at `interrupt.stop` after each step.
 
-    The first Ctrl-C (or SIGTERM) only sets `stop`; a second one raises KeyboardInterrupt at once. Inside
-    `with interrupt.raising():`, around work that may be thrown away, the first one raises too. Only the main thread
-    gets signals: elsewhere nothing changes.
+    The first Ctrl-C (or SIGTERM, SIGHUP) only sets `stop`; a second one raises KeyboardInterrupt at once. Inside
+    `with interrupt.raising():`, around work that may be thrown away, the first one raises too. A signal that is
+    ignored (nohup, a shell's background) stays so. Only the main thread gets signals: elsewhere nothing changes.
     """
 
     def __init__(self) -> None:
@@ -28,7 +31,9 @@ class Interrupt:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        old = {n: signal.signal(n, self._handle) for n in (signal.SIGINT, signal.SIGTERM)}
+        # None: a handler that is not Python's, which could not be put back.
+        ours = [n for n in _SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+        old = {n: signal.signal(n, self._handle) for n in ours}
         try:
             yield
         finally:
@@ -44,9 +49,9 @@ class Interrupt:
             self._raise = False
 
     def obey(self) -> None:
-        """After the loop, everything saved: what a SIGTERM asked for is now done."""
-        if self.signal == signal.SIGTERM:
-            signal.raise_signal(signal.SIGTERM)
+        """After the loop, everything saved: what a signal other than Ctrl-C asked for is now done."""
+        if self.signal not in (None, signal.SIGINT):
+            signal.raise_signal(self.signal)
 
     def _handle(self, number: int, frame: object) -> None:
         now = self.stop or self._raise

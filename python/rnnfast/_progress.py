@@ -36,29 +36,31 @@ class Progress:
         self.stream = stream if stream is not None else sys.stderr
         self.every = every
         self._bar: Any = None
+        self._terminal = not quiet and self.stream.isatty()
         self._last = time.monotonic()
-        if not quiet and self.stream.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=100, file=self.stream, bar_format="{percentage:3.0f}%|{bar}|{desc}", leave=False)
 
     def due(self, step: int) -> bool:
         """Whether `update` would show anything: lets the loop skip the arithmetic."""
         if self.quiet:
             return False
-        if self._bar is None and self.every is not None:
+        if not self._terminal and self.every is not None:
             return step % self.every == 0
-        return time.monotonic() - self._last >= (self.LINE_SECONDS if self._bar is None else self.BAR_SECONDS)
+        return time.monotonic() - self._last >= (self.BAR_SECONDS if self._terminal else self.LINE_SECONDS)
 
     def update(self, done: float, line: str) -> None:
         """`done`: the part of the run that is behind, 0 to 1."""
         self._last = time.monotonic()
-        if self._bar is None:
+        if not self._terminal:
             self.message(line)
-        else:
-            self._bar.n = 100 * min(done, 1.0)
-            self._bar.set_description_str(" " + line, refresh=False)
-            self._bar.refresh()
+            return
+        if self._bar is None:
+            from tqdm import tqdm
+
+            look = "{percentage:3.0f}%|{bar}|{desc}"
+            self._bar = tqdm(total=100, file=self.stream, bar_format=look, leave=False, dynamic_ncols=True, delay=1e-9)
+        self._bar.n = 100 * min(done, 1.0)
+        self._bar.set_description_str(" " + line, refresh=False)
+        self._bar.refresh()
 
     def message(self, line: str) -> None:
         if not self.quiet:

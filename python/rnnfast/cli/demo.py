@@ -61,7 +61,7 @@ def _demo(args: argparse.Namespace) -> int:
         raise UsageError(f"argument --out: {e}", "demo") from e
     set_threads(args.threads)
     text, source = _text(args)
-    note(f"training on {source}: {len(text):,} characters, {args.seconds:.0f} seconds", args.quiet)
+    note(f"training for {args.seconds:.0f} seconds on {source}", args.quiet)
     model, result = run(
         text, options, out=args.out, progress=Progress(quiet=args.quiet), started=started, source=args.text
     )
