@@ -31,12 +31,15 @@ def check(out: str | Path, *, resume: bool, overwrite: bool) -> None:
         raise FolderError(f"{out} is not empty: resume the run in it, overwrite it, or name another folder")
 
 
-def clear(out: Path) -> None:
-    """Remove what an earlier run left, and nothing else. The new run's LAST has replaced the old one by now."""
-    for name in (BEST, PLOT):
-        (out / name).unlink(missing_ok=True)
-    for name in (LAST, BEST):
+def clear(out: Path, *, resume: bool) -> None:
+    """Remove what a killed process left half written, and for a new run what an earlier one left; nothing else.
+
+    The new run's LAST has replaced the old one by now.
+    """
+    for name in (LAST, BEST, METRICS, PLOT):
         remove_stale(out / name)
+    for name in () if resume else (BEST, PLOT):
+        (out / name).unlink(missing_ok=True)
 
 
 def check_same(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -386,7 +386,7 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         if self.step == 0:
             self._save(LAST)  # a folder that cannot be written to, or is full, shows now and not in an hour
-            _run_folder.clear(self.out)
+        _run_folder.clear(self.out, resume=self.step > 0)
         write_metrics(self.out / METRICS, self.rows)
 
     def _save(self, name: str) -> None:
