@@ -1,0 +1,54 @@
+"""Every instruction set that this machine has passes the correctness and exactness tests, forced by RNNFAST_ISA.
+
+The tests marked `isa` run once more, in a process of their own and with fewer random examples, for each set that the
+present run does not use.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rnnfast
+
+HERE = Path(__file__).parent
+OTHERS = [name for name in rnnfast.info()["isas"] if name != rnnfast.isa()]
+
+
+@pytest.mark.isa
+def test_a_forced_isa_is_used():
+    forced = os.environ.get("RNNFAST_ISA")
+    assert rnnfast.isa() in rnnfast.info()["isas"]
+    assert not forced or rnnfast.isa() == forced
+
+
+def test_the_best_isa_is_used_unless_one_is_forced():
+    if "RNNFAST_ISA" not in os.environ:
+        assert rnnfast.isa() == rnnfast.info()["isas"][0]
+    assert len(set(rnnfast.info()["isas"])) == len(rnnfast.info()["isas"]) >= 1
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_isa(name):
+    environment = os.environ | {"RNNFAST_ISA": name, "RNNFAST_TEST_EXAMPLES": "8"}
+    environment.pop("RNNFAST_SLOW", None)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "isa",
+        "-q",
+        "-x",
+        "--tb=short",
+        "-p",
+        "no:cacheprovider",
+        str(HERE),
+    ]
+    done = subprocess.run(command, env=environment, cwd=HERE.parent, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"RNNFAST_ISA={name}\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
+    assert " passed" in done.stdout.splitlines()[-1]
