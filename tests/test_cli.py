@@ -23,6 +23,7 @@ from rnnfast import checkpoint
 from rnnfast.cli import common, main
 from rnnfast.cli.lm_flags import option_names
 from rnnfast.lm import fit, load
+from rnnfast.lm.fit import make_limits
 from rnnfast.lm.options import FROZEN, FitOptions
 from rnnfast.lm.text import demo_text, plays, read_text
 from test_train import comparable, metrics
@@ -190,6 +191,13 @@ def test_config_files(tmp_path, trained, capsys):
     out = train(tmp_path, "--overwrite", "--config", str(config), "--rnn-size", "10", small=[])
     options = checkpoint.read_header(out / "last.safetensors")["options"]
     assert options["hidden_size"] == 10 and options["batch_size"] == 4 and options["max_steps"] == 3
+
+
+def test_limits_are_those_that_are_given():
+    epochs = [
+        make_limits(FitOptions(**o)).max_epochs for o in ({}, {"max_steps": 9}, {"max_time": 9}, {"max_epochs": 3})
+    ]
+    assert epochs == [50, None, None, 3]
 
 
 def test_max_time(tmp_path, capsys):

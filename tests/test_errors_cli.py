@@ -222,7 +222,7 @@ OPTIONS = [
     ({"dropout": None}, "dropout must be a number of at least 0 and less than 1, got None"),
     ({"cell": "LSTM"}, "cell must be one of lstm, gru, rnn, got 'LSTM'"),
     ({"rnn_size": 8}, "rnn_size must be left out: there is no such option"),
-    ({"max_epochs": None}, "max_epochs must be given, or max_steps or max_time"),
+    ({"max_epochs": 2.5}, "max_epochs must be an integer of at least 1, got 2.5"),
     ({"seed": 2**64}, "seed must be an integer from 0 to 2..64 - 1"),
     ({"resume": True}, "resume needs out, the folder of the run"),
     ({"overwrite": True}, "overwrite needs out, the folder of the run"),

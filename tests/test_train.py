@@ -41,7 +41,7 @@ SCHEDULES = {
 
 
 def trainer(task=None, out=None, *, schedule=None, **limits):
-    limits = {"max_steps": 60, "max_epochs": None, "eval_every": 10, "log_every": 5, **limits}
+    limits = {"max_steps": 60, "eval_every": 10, "log_every": 5, **limits}
     schedule = schedule or Schedule("constant", 0.05)
     return Trainer(task or LineTask(), Momentum(), schedule, Limits(**limits), out=out)
 

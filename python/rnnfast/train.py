@@ -77,7 +77,7 @@ class Limits:
     """When training stops, and what happens how often. Times in seconds, everything else in steps or evaluations."""
 
     max_steps: int | None = None
-    max_epochs: int | None = 50
+    max_epochs: int | None = None
     max_time: float | None = None  # of training, resumed runs added up
     patience: int | None = None  # stop after so many evaluations in a row without a new best
     eval_every: int | None = None  # None: once an epoch, and at least every 1000 steps

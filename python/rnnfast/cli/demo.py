@@ -20,7 +20,6 @@ RECIPE: dict[str, Any] = {
     "warmup": 50,
     "schedule": "cosine",
     "val_frac": 0.02,
-    "max_epochs": None,
     "sample_length": 120,
 }
 

@@ -109,7 +109,7 @@ _FLAGS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ),
     ],
     "when to stop": [
-        ("--max-epochs", "max_epochs", _int("passes over the text (default: 50)")),
+        ("--max-epochs", "max_epochs", _int("passes over the text (default: 50, without another limit)")),
         ("--max-steps", "max_steps", _int("steps")),
         ("--max-time", "max_time", _time("time of training, like 90, 10m or 1h30m, resumed runs added up")),
         ("--patience --early-stop", "patience", _int("evaluations in a row without a better validation loss")),

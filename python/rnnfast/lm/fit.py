@@ -297,9 +297,10 @@ def make_schedule(o: FitOptions) -> Schedule:
 
 
 def make_limits(o: FitOptions) -> Limits:
+    unlimited = o.max_epochs is None and o.max_steps is None and o.max_time is None
     return Limits(
         max_steps=o.max_steps,
-        max_epochs=o.max_epochs,
+        max_epochs=50 if unlimited else o.max_epochs,
         max_time=o.max_time,
         patience=o.patience,
         eval_every=o.eval_every,

@@ -58,7 +58,7 @@ class FitOptions:
     learning_rate_decay_every: float = 1.0
     plateau_patience: int = 2
     # when to stop
-    max_epochs: int | None = 50
+    max_epochs: int | None = None  # 50 if no other limit is given
     max_steps: int | None = None
     max_time: float | None = None
     patience: int | None = None
@@ -80,8 +80,6 @@ class FitOptions:
         for f in fields(self):
             expected, allowed = _CHECKS[f.name]
             require(f.name, allowed(getattr(self, f.name)), expected)
-        ends = not (self.max_steps is None and self.max_epochs is None and self.max_time is None)
-        require("max_epochs", ends, "given, or max_steps or max_time: training would never end")
         tied = not self.tie_weights or self.embedding_size == self.hidden_size
         require("embedding_size", tied, f"the hidden size ({self.hidden_size}) for tied weights")
         lower = self.min_learning_rate <= self.learning_rate
