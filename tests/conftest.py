@@ -2,6 +2,8 @@
 
 import os
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported: the oracle's matrices are small
+
 import hypothesis
 import pytest
 
@@ -41,4 +43,5 @@ def torch():
         if os.environ.get("RNNFAST_REQUIRE_TORCH") == "1":
             pytest.fail(f"RNNFAST_REQUIRE_TORCH=1, but torch cannot be imported: {error}")
         pytest.skip("torch cannot be imported; `make test TORCH=1` installs a CPU build and runs these tests")
+    torch.set_num_threads(1)  # two pools of threads that wait for work would slow each other down
     return torch

@@ -36,6 +36,9 @@ NOTABLE = [
     Case("", 129, 2, 7, 16, layers=3, lengths="random", reset=True, bias=False),
     Case("", 2, 17, 129, 129, layers=2, bidirectional=True, lengths="full"),
     Case("", 16, 7, 33, 17, layers=2, bidirectional=True, lengths="random", reset=True, dropout=0.5),
+    Case("", 2, 70, 515, 300, lengths="random"),
+    Case("", 2, 5, 3000, 129, layers=2, tokens=True),
+    Case("", 150, 20, 3, 5, bidirectional=True, lengths="random"),
 ]
 
 
@@ -142,6 +145,47 @@ def test_resets_may_cut_all_or_nothing():
     plain_run = build(Case("lstm", 5, 4, 3, 6, layers=2, bidirectional=True))
     problem = dataclasses.replace(plain_run, reset=np.zeros((5, 4), bool))
     assert_same(run(problem), run(plain_run))
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_nan_stays_in_its_row(cell, bidirectional):
+    """Rows share tiles and vectors, but nothing else."""
+    problem = build(
+        Case("rnn_tanh" if cell == "rnn_relu" else cell, 7, 9, 5, 33, layers=2, bidirectional=bidirectional)
+    )
+    problem.case = dataclasses.replace(problem.case, cell=cell)
+    expected = run(problem, "float32")
+    for row in (0, 4, 8):
+        wrong = dataclasses.replace(problem, x=problem.x.copy(), dy=problem.dy.copy())
+        wrong.x[2, row], wrong.dy[3, row] = np.nan, np.inf
+        got = run(wrong, "float32")
+        others = np.arange(9) != row
+        for name in ("y", "h", "dx", "dh0"):
+            assert_same({name: got[name][:, others]}, {name: expected[name][:, others]})
+        assert np.isnan(got["y"][2, row]).all() and np.isfinite(got["y"][:2, row]).all() != bidirectional
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_reset_stops_nan(cell):
+    """What is cut off is not multiplied by zero: it is not there."""
+    problem = build(Case("rnn_tanh" if cell == "rnn_relu" else cell, 8, 5, 3, 17, layers=2, reset=True))
+    problem.case = dataclasses.replace(problem.case, cell=cell)
+    problem.reset[...] = False
+    problem.reset[0, 3] = problem.reset[4] = True
+    expected = run(problem, "float32")
+    problem.state[0][:, 3] = np.nan
+    problem.x[1:3, 1] = np.nan
+    problem.dy[6, 2] = np.nan
+    got = run(problem, "float32")
+    assert_same({"y": got["y"][4:]}, {"y": expected["y"][4:]})
+    assert_same({"y": got["y"][:, 3], "h": got["h"]}, {"y": expected["y"][:, 3], "h": expected["h"]})
+    assert not np.isnan(got["dx"][:, 3]).any()
+    assert_same(
+        {"dx": got["dx"][:4, 2], "dh0": got["dh0"][:, 2]}, {"dx": expected["dx"][:4, 2], "dh0": expected["dh0"][:, 2]}
+    )
 
 
 # --- Shapes and types -------------------------------------------------------------------------------------------------
