@@ -11,6 +11,7 @@ from ._version import __version__  # noqa: E402
 from .dense import Dropout, Embedding, Linear  # noqa: E402
 from .layers import GRU, LSTM, RNN  # noqa: E402
 from .module import Module  # noqa: E402
+
 from . import lm  # noqa: E402  # isort: skip
 
 __all__ = [

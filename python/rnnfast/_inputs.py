@@ -63,9 +63,7 @@ class Sequences(NamedTuple):
     reset: NDArray[np.bool_] | None
 
 
-def read_sequences(
-    x: Any, lengths: Any, reset: Any, width: int, batch_first: bool, dtype: np.dtype[Any]
-) -> Sequences:
+def read_sequences(x: Any, lengths: Any, reset: Any, width: int, batch_first: bool, dtype: np.dtype[Any]) -> Sequences:
     array = as_array("x", x)
     tokens = array.dtype.kind in "iu"
     axes = "(B, T" if batch_first else "(T, B"

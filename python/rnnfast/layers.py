@@ -88,21 +88,25 @@ class Recurrent(Module):
         core_grads: list[Array | None] = []
         for layer in range(self.num_layers):
             width = self.input_size if layer == 0 else directions * self.hidden_size
+            bias = (rows,) if self.bias else None
+            shapes = {
+                "weight_ih": (rows, width),
+                "weight_hh": (rows, self.hidden_size),
+                "bias_ih": bias,
+                "bias_hh": bias,
+            }
             for suffix in ("", "_reverse")[:directions]:
-                shapes = {"weight_ih": (rows, width), "weight_hh": (rows, self.hidden_size)}
-                if self.bias:
-                    shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
-                for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-                    if kind not in shapes:
+                for kind, shape in shapes.items():
+                    if shape is None:
                         core_params.append(None)
                         core_grads.append(None)
                         continue
                     name = f"{kind}_l{layer}{suffix}"
-                    values = generator.uniform(-bound, bound, shapes[kind]).astype(self.dtype)
+                    values = generator.uniform(-bound, bound, shape).astype(self.dtype)
                     core_params.append(self._register(name, values))
                     core_grads.append(self.grads[name])
-        kind = _core.Rnn32 if self.dtype == np.float32 else _core.Rnn64
-        self._core = kind(
+        make: Any = _core.Rnn32 if self.dtype == np.float32 else _core.Rnn64
+        self._core = make(
             self._cell, self.input_size, self.hidden_size, self.num_layers, directions, core_params, core_grads
         )
 
@@ -182,9 +186,7 @@ class Recurrent(Module):
             y, last = y[:, 0], tuple(s[:, 0] for s in last)
         return y, last if self._states > 1 else last[0], Cache(self, core, seq) if keep else None
 
-    def backward(
-        self, dy: Any, dstate: State, cache: Cache, *, keep_cache: bool = False
-    ) -> tuple[Array | None, State]:
+    def backward(self, dy: Any, dstate: State, cache: Cache, *, keep_cache: bool = False) -> tuple[Array | None, State]:
         """The gradients of a forward pass, with the weights of that time.
 
         Args:
@@ -201,7 +203,9 @@ class Recurrent(Module):
         if cache._owner is not self:
             raise ValueError("cache must be of this layer's forward, got one of another layer")
         if cache._core.used:
-            raise ValueError("cache must not have been used, got one that backward has consumed (keep_cache=True keeps it)")
+            raise ValueError(
+                "cache must not have been used, got one that backward has consumed (keep_cache=True keeps it)"
+            )
         seq = cache._sequences
         width = self.num_directions * self.hidden_size
         if dy is not None:

@@ -30,9 +30,9 @@ def parameter_dtype(dtype: Any) -> np.dtype[Any]:
 class Module:
     """Base of all layers and models.
 
-    `params` and `grads` are dicts with the same names; their arrays stay the same objects for the module's life, so they
-    may be read and written in place at any time. Backward passes add to `grads`. A subclass passes its constructor's
-    arguments to `super().__init__` as `config`, from which pickle and deepcopy make a new one.
+    `params` and `grads` are dicts with the same names; their arrays stay the same objects as long as the module lives,
+    so they may be read and written in place at any time. Backward passes add to `grads`. A subclass passes its
+    constructor's arguments to `super().__init__` as `config`, from which pickle and deepcopy make a new one.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
