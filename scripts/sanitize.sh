@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run tests with the extension built under AddressSanitizer and UndefinedBehaviorSanitizer; the arguments are pytest's.
+# Build under AddressSanitizer and UndefinedBehaviorSanitizer, run the C++ tests, then pytest with the arguments.
 # Usage: sh scripts/sanitize.sh tests/test_layers.py -k lstm      (GCC on Linux; what is installed stays as it is)
 set -eu
 cd "$(dirname -- "$0")/.."
@@ -10,11 +10,13 @@ VENV=$venv sh scripts/setup.sh build package test
 # Debug keeps the asserts; the kernels are optimised in every kind of build.
 PATH="$(cd "$venv" && pwd)/bin:$PATH"
 export PATH
-cmake -S . -B $build -DCMAKE_BUILD_TYPE=Debug -DRNNFAST_SANITIZE=address,undefined -DRNNFAST_WERROR=ON \
-    -DPython_EXECUTABLE="$(command -v python)" >$build.log || { cat $build.log >&2; exit 1; }
-cmake --build $build --parallel "$(getconf _NPROCESSORS_ONLN)" >>$build.log || { tail -n 40 $build.log >&2; exit 1; }
+mkdir -p $build
+cmake -S . -B $build -DCMAKE_BUILD_TYPE=Debug -DRNNFAST_SANITIZE=address,undefined -DRNNFAST_WERROR=ON -DRNNFAST_CPP_TESTS=ON \
+    -DPython_EXECUTABLE="$(command -v python)" >$build/log || { cat $build/log >&2; exit 1; }
+cmake --build $build --parallel "$(getconf _NPROCESSORS_ONLN)" >>$build/log || { tail -n 40 $build/log >&2; exit 1; }
+ctest --test-dir $build --output-on-failure --no-tests=error
 rm -rf $build/site
-cmake --install $build --prefix $build/site >>$build.log
+cmake --install $build --prefix $build/site >>$build/log
 cp -R python/rnnfast/. $build/site/rnnfast/
 
 # Python itself is not instrumented, so the runtime comes first by LD_PRELOAD; libstdc++ with it, or exceptions cannot be
