@@ -284,6 +284,50 @@ layer.backward(y, None, cache)
     assert stopped - sent < 0.5, f"stopped after {stopped - sent:.2f} s; such a call takes seconds"
 
 
+@pytest.mark.parametrize("of", ["gradients", "cache"])
+def test_ctrl_c_during_backward_leaves_everything_as_it_was(of):
+    """Gradients are all added to or none; a cache that was to be kept is kept."""
+    code = """
+import sys, time, numpy as np, rnnfast
+layer = rnnfast.LSTM(64, 256, 2, seed=1)
+x = np.ones((1500, 16, 64), np.float32)
+y, _, cache = layer.forward(x)
+layer.backward(y, None, cache, keep_cache=True)
+before = {name: grad.copy() for name, grad in layer.grads.items()}
+print("ready", flush=True)
+done = 0
+try:
+    while True:
+        layer.zero_grad()
+        layer.backward(y, None, cache, keep_cache=True)
+        done += 1
+        for name, grad in layer.grads.items():
+            assert grad.tobytes() == before[name].tobytes(), name
+except KeyboardInterrupt:
+    print(time.time(), flush=True)
+state = [grad.any() for grad in layer.grads.values()]
+assert all(state) or not any(state), f"{sum(state)} of {len(state)} gradients were added to"
+if sys.argv[1] == "gradients":
+    y, _, cache = layer.forward(x)
+layer.zero_grad()
+layer.backward(y, None, cache)
+assert all(grad.tobytes() == before[name].tobytes() for name, grad in layer.grads.items())
+print("same", flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, of], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.7)
+        sent = time.time()
+        process.send_signal(signal.SIGINT)
+        assert float(process.stdout.readline()) - sent < 0.5
+        assert process.stdout.readline() == "same\n"
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
 def test_nothing_leaks_from_call_to_call():
     """Caches that are dropped, used or kept give their memory back."""
     code = """
