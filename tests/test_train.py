@@ -132,6 +132,12 @@ def test_limits(limits, steps, stopped):
     assert result.rows[-1]["step"] == steps and result.rows[-1]["val_loss"] is not None  # evaluated at the end
 
 
+@pytest.mark.parametrize(("epoch", "every"), [(7, 100), (340, 340), (5000, 1000)])
+def test_evaluations_by_default(epoch, every):
+    t = Trainer(LineTask(steps_per_epoch=epoch), Momentum(), Schedule(), Limits(max_epochs=1))
+    assert (t.eval_every, t.log_every) == (every, every // 10)
+
+
 def test_no_limit_at_all():
     with pytest.raises(ValueError, match="max_steps, max_epochs or max_time must be given"):
         trainer(max_steps=None)

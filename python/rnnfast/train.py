@@ -80,7 +80,7 @@ class Limits:
     max_epochs: int | None = None
     max_time: float | None = None  # of training, resumed runs added up
     patience: int | None = None  # stop after so many evaluations in a row without a new best
-    eval_every: int | None = None  # None: once an epoch, and at least every 1000 steps
+    eval_every: int | None = None  # None: once an epoch, but every 100 to 1000 steps
     eval_seconds: float | None = None  # evaluate when so much time has passed instead, however many steps that is
     save_every: int | None = None  # besides after each evaluation
     log_every: int | None = None  # a row of metrics.csv; None: ten rows between two evaluations
@@ -126,7 +126,7 @@ class Trainer:
         self.progress = progress if progress is not None else Progress(quiet=True)
         self.total_steps = self._total_steps()
         epoch = task.steps_per_epoch
-        self.eval_every = self.limits.eval_every or min(epoch, 1000)
+        self.eval_every = self.limits.eval_every or min(max(epoch, 100), 1000)
         self.log_every = self.limits.log_every or max(1, self.eval_every // 10)
         self.keep_best = keep_best
         self.best_weights: Arrays | None = None

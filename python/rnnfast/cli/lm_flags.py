@@ -118,7 +118,7 @@ _FLAGS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         (
             "--eval-every --eval-val-every",
             "eval_every",
-            _int("steps between evaluations (default: an epoch, at most 1000)"),
+            _int("steps between evaluations (default: an epoch, 100 to 1000)"),
         ),
         ("--eval-seconds", "eval_seconds", _time("evaluate by the clock instead")),
         ("--save-every --checkpoint-every", "save_every", _int("save between evaluations too, every N steps")),
