@@ -100,8 +100,9 @@ class Rnn {
   // Returns dx (None for tokens) and the gradients of the initial states; adds to the parameters' gradients.
   py::tuple backward(Cache<T>& of, const std::optional<Array<T>>& dy, const OptionalArrays<T>& dstate, bool keep,
                      int threads) const {
-    std::unique_ptr<RnnCache<T>> cache = std::move(of.cache);
-    const Schedule& schedule = cache->schedule;
+    RnnCache<T>& cache = *of.cache;
+    const std::unique_ptr<RnnCache<T>> used = keep ? nullptr : std::move(of.cache);
+    const Schedule& schedule = cache.schedule;
     const int64_t steps = schedule.steps(), batch = schedule.batch();
     const auto time = [&](int64_t n) { return of.batch_first ? n : n * batch; };
     const auto row = [&](int64_t n) { return of.batch_first ? n * steps : n; };
@@ -123,8 +124,7 @@ class Rnn {
       dstates[static_cast<size_t>(k)] = std::move(first);
     }
     io.gradients = gradients_.data();
-    without_gil([&] { rnn_backward<T>(*cache, io, keep, threads); });
-    if (keep) of.cache = std::move(cache);
+    without_gil([&] { rnn_backward<T>(cache, io, keep, threads); });
     return py::make_tuple(std::move(dx), std::move(dstates));
   }
 

@@ -9,7 +9,7 @@
 namespace rnnfast {
 
 // A call gets a second thread from here on; see benchmarks/ for the measurement.
-constexpr double kFlopsForSecondThread = 2e6;
+constexpr double kFlopsForSecondThread = 1e7;
 inline int threads_for(double flops, int max_threads) { return flops < kFlopsForSecondThread ? 1 : max_threads; }
 
 // The weights as the kernels read them: one vector a panel, as of a cell with a single gate.

@@ -7,7 +7,7 @@ namespace rnnfast {
 namespace {
 
 // Below these a second thread costs more than it brings; see benchmarks/ for the measurements.
-constexpr double kFlopsForThreads = 2e6;        // of a call
+constexpr double kFlopsForThreads = 1e7;        // of a call
 constexpr double kFlopsForBarrier = 1.5e5;      // of a step
 constexpr int64_t kSequencesForBatchSplit = 4;  // a thread
 constexpr int64_t kChunkBytes = 256 * 1024;     // of pre-activations that wait for their step in L2

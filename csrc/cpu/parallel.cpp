@@ -26,7 +26,7 @@ namespace rnnfast {
 namespace {
 
 constexpr int kMaxThreads = 256;
-constexpr int kPausesBeforeYield = 2000;
+constexpr int kPausesBeforeSleep = 2000;  // tens of microseconds, more than a step takes
 constexpr auto kInterruptInterval = std::chrono::milliseconds(20);
 
 std::atomic<bool (*)()> interrupt_check{nullptr};
@@ -95,6 +95,24 @@ bool team_stopped(Team& team) {
   return region.stop.load(std::memory_order_relaxed);
 }
 
+namespace {
+
+// Spins while the others are about to come. Then it sleeps, so that where processes share the cores a waiting thread
+// does not use up the time of the one it waits for.
+void wait_for(const std::atomic<uint32_t>& arrived, uint32_t epoch) {
+  int spins = 0;
+  for (uint32_t at = arrived.load(std::memory_order_acquire); static_cast<int32_t>(at - epoch) < 0;
+       at = arrived.load(std::memory_order_acquire)) {
+    if (++spins < kPausesBeforeSleep) {
+      pause();
+    } else {
+      arrived.wait(at, std::memory_order_acquire);
+    }
+  }
+}
+
+}  // namespace
+
 bool team_barrier(Team& team) {
   Region& region = *team.region;
   const uint32_t epoch = ++team.epoch;
@@ -105,18 +123,10 @@ bool team_barrier(Team& team) {
     said.store(stop, std::memory_order_relaxed);
   }
   if (team.count > 1) {
-    region.arrived[static_cast<size_t>(team.id)].epoch.store(epoch, std::memory_order_release);
-    for (int other = 0; other < team.count; ++other) {
-      const std::atomic<uint32_t>& arrived = region.arrived[static_cast<size_t>(other)].epoch;
-      int spins = 0;
-      while (static_cast<int32_t>(arrived.load(std::memory_order_acquire) - epoch) < 0) {
-        if (++spins < kPausesBeforeYield) {
-          pause();
-        } else {
-          sched_yield();
-        }
-      }
-    }
+    std::atomic<uint32_t>& mine = region.arrived[static_cast<size_t>(team.id)].epoch;
+    mine.store(epoch, std::memory_order_release);
+    mine.notify_all();  // a load where nobody sleeps
+    for (int other = 0; other < team.count; ++other) wait_for(region.arrived[static_cast<size_t>(other)].epoch, epoch);
   }
   return said.load(std::memory_order_relaxed);
 }
