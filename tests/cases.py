@@ -119,13 +119,17 @@ def _single(a: np.ndarray) -> np.ndarray:
 
 
 def _params(case: Case, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """U(-1, 1) / sqrt(H), as layers begin; wider for relu, so that fewer pre-activations are near 0."""
+    """U(-1, 1) / sqrt(H), as layers begin. For relu wider, so that fewer pre-activations are near 0, but with recurrent
+    matrices of norm 1 at most: nothing else would keep values, and rounding errors with them, from growing with T."""
     params = {}
     for name, shape in param_shapes(case).items():
         width = 1 / np.sqrt(case.H)
         if case.cell == "rnn_relu":
             width = 1.0 if name.startswith("bias") else 2 * width
-        params[name] = _single(rng.uniform(-width, width, shape))
+        value = rng.uniform(-width, width, shape)
+        if case.cell == "rnn_relu" and name.startswith("weight_hh"):
+            value /= max(1.0, np.linalg.norm(value, 2))
+        params[name] = _single(value)
     return params
 
 

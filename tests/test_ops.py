@@ -57,9 +57,14 @@ def test_softmax_cross_entropy(dtype, reduction, data):
     most = float(np.abs(logits).max())  # the logits' own rounding: the loss is a difference of them
     total = 1.0 if weights is None else float(weights.max())
     close("loss", loss, expected, dtype, (rows * 2 if reduction == "sum" else 1) * total * (1 + most))
-    close(
-        "dlogits", dlogits, expected_dlogits, dtype, 0 * expected_dlogits + np.abs(expected_dlogits).max() * (1 + most)
-    )
+    unit = total / (1 if reduction != "mean" else expected_weight(weights, targets, ignore_index))
+    close("dlogits", dlogits, expected_dlogits, dtype, (np.abs(expected_dlogits) + unit) * (1 + most))
+
+
+def expected_weight(weights, targets, ignore_index):
+    """What "mean" divides by."""
+    kept = targets[targets != ignore_index] if ignore_index is not None else targets.ravel()
+    return len(kept) if weights is None else weights[kept].sum()
 
 
 @DTYPES
