@@ -100,6 +100,7 @@ class Rnn {
   // Returns dx (None for tokens) and the gradients of the initial states; adds to the parameters' gradients.
   py::tuple backward(Cache<T>& of, const std::optional<Array<T>>& dy, const OptionalArrays<T>& dstate, bool keep,
                      int threads) const {
+    if (of.cache == nullptr) throw py::value_error("cache is in use by another thread, or used");
     RnnCache<T>& cache = *of.cache;
     const std::unique_ptr<RnnCache<T>> used = keep ? nullptr : std::move(of.cache);
     const Schedule& schedule = cache.schedule;

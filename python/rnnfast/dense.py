@@ -21,17 +21,20 @@ Array = NDArray[Any]
 
 
 class _LinearCache(NamedTuple):
+    owner: Module
     x: Array  # (rows, in), a copy
     packed: Any  # the weights of the forward pass
     leading: tuple[int, ...]
 
 
 class _EmbeddingCache(NamedTuple):
+    owner: Module
     tokens: NDArray[np.int32]  # flat, a copy
     leading: tuple[int, ...]
 
 
 class _DropoutCache(NamedTuple):
+    owner: Module
     p: float
     seed: int
     step: int
@@ -46,9 +49,11 @@ def _floats(name: str, value: Any, width: int, dtype: np.dtype[Any]) -> Array:
     return as_float(name, array, array.shape, dtype)
 
 
-def _cache(cache: Any, kind: type) -> Any:
+def _cache(cache: Any, kind: type, owner: Module) -> Any:
     if not isinstance(cache, kind):
         raise TypeError(f"cache must be what forward returned, got {type(cache).__name__}")
+    if cache.owner is not owner:  # type: ignore[attr-defined]
+        raise ValueError("cache must be of this layer's forward, got one of another layer")
     return cache
 
 
@@ -128,13 +133,13 @@ class Linear(_Dense):
         array = _floats("x", x, self.in_features, self.dtype)
         leading = array.shape[:-1]
         rows = array.reshape(-1, self.in_features)
-        cache = _LinearCache(rows.copy(), self.pack(backward=True), leading)
+        cache = _LinearCache(self, rows.copy(), self.pack(backward=True), leading)
         y: Array = cache.packed.forward(rows, get_num_threads())
         return y.reshape(*leading, self.out_features), cache
 
     def backward(self, dy: Any, cache: Any) -> Array:
         """The gradient of x, by the weights of the forward pass; those of the parameters are added to `grads`."""
-        cache = _cache(cache, _LinearCache)
+        cache = _cache(cache, _LinearCache, self)
         dy = as_float("dy", dy, (*cache.leading, self.out_features), self.dtype).reshape(-1, self.out_features)
         dx: Array = cache.packed.backward(dy, cache.x, self.grads["weight"], self.grads.get("bias"), get_num_threads())
         return dx.reshape(*cache.leading, self.in_features)
@@ -184,11 +189,11 @@ class Embedding(_Dense):
         """As a call, and with the cache that backward needs; training and rng make no difference here."""
         self._check_unfrozen()
         tokens = self._tokens(x)
-        return self._gather(self.params["weight"], tokens), _EmbeddingCache(tokens.flatten(), tokens.shape)
+        return self._gather(self.params["weight"], tokens), _EmbeddingCache(self, tokens.flatten(), tokens.shape)
 
     def backward(self, dy: Any, cache: Any) -> None:
         """Adds into `grads`; tokens have no gradient."""
-        cache = _cache(cache, _EmbeddingCache)
+        cache = _cache(cache, _EmbeddingCache, self)
         dy = as_float("dy", dy, (*cache.leading, self.embedding_dim), self.dtype)
         _core.embedding_backward(
             dy.reshape(-1, self.embedding_dim), cache.tokens, self.grads["weight"], get_num_threads()
@@ -228,7 +233,7 @@ class Dropout(Module):
         if not training or self.p == 0:
             return array, None
         rng = self.rng if rng is None else rng
-        cache = _DropoutCache(self.p, rng.seed, rng.step, array.shape)
+        cache = _DropoutCache(self, self.p, rng.seed, rng.step, array.shape)
         y = self._drop(array, cache)
         rng.step += array.shape[0] if array.ndim > 1 else 1
         return y, cache
@@ -238,7 +243,7 @@ class Dropout(Module):
         array = as_array("dy", dy)
         if cache is None:  # nothing was dropped
             return array
-        cache = _cache(cache, _DropoutCache)
+        cache = _cache(cache, _DropoutCache, self)
         return self._drop(as_float("dy", array, cache.shape, array.dtype), cache)
 
     def _drop(self, array: Array, cache: _DropoutCache) -> Array:

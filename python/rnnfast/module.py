@@ -19,12 +19,12 @@ Array = NDArray[Any]
 def parameter_dtype(dtype: Any) -> np.dtype[Any]:
     """float32 or float64, however it is spelt."""
     try:
-        found = np.dtype(dtype)
+        name = "" if dtype is None else np.dtype(dtype).name  # NumPy takes None for float64
     except TypeError:
-        found = None
-    if found not in (np.dtype("float32"), np.dtype("float64")):
+        name = ""
+    if name not in ("float32", "float64"):
         raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
-    return found
+    return np.dtype(name)
 
 
 class Module:
