@@ -1,4 +1,5 @@
-# Each target does its own set-up in .venv. Other Python: make test PYTHON=python3.12; other compiler: CXX=clang++ make test
+# Each target does its own set-up in .venv.
+# Another Python: make test PYTHON=python3.12      another compiler: CXX=clang++ make test
 PYTHON = python3
 VENV = .venv
 TORCH =

@@ -1,4 +1,4 @@
-# Flags that every source of the project is compiled with, as the target rnnfast_flags, and OpenMP for the one source that has it.
+# Flags that every source of the project is compiled with, as the target rnnfast_flags; and OpenMP for one of them.
 
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 11)
   message(FATAL_ERROR "rnnfast needs GCC 11 or newer, found ${CMAKE_CXX_COMPILER_VERSION}")
@@ -12,7 +12,8 @@ add_library(rnnfast_flags INTERFACE)
 target_compile_options(
   rnnfast_flags
   INTERFACE -Wall -Wextra
-            # A fused multiply-add happens where the source says fma() and nowhere else: the same bits from every template instance.
+            # A fused multiply-add happens where the source says fma() and nowhere else: every template instance then
+            # gives the same bits.
             -ffp-contract=off
             -fno-math-errno
             # No path of the machine that builds ends up in the binary.
@@ -22,7 +23,8 @@ if(RNNFAST_WERROR)
 endif()
 
 if(RNNFAST_SANITIZE)
-  target_compile_options(rnnfast_flags INTERFACE -fsanitize=${RNNFAST_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+  target_compile_options(
+    rnnfast_flags INTERFACE -fsanitize=${RNNFAST_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
   target_link_options(rnnfast_flags INTERFACE -fsanitize=${RNNFAST_SANITIZE})
 endif()
 
@@ -41,7 +43,7 @@ function(rnnfast_use_openmp target)
                  COMPILE_DEFINITIONS RNNFAST_OPENMP=1
                  INCLUDE_DIRECTORIES "${OpenMP_CXX_INCLUDE_DIRS}")
     if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-      target_link_options(${target} PUBLIC -fopenmp)  # finds the static library too, where a program is linked statically
+      target_link_options(${target} PUBLIC -fopenmp)  # finds the static library where that is wanted
     else()
       target_link_libraries(${target} PUBLIC ${OpenMP_CXX_LIBRARIES})
     endif()

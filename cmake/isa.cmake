@@ -1,6 +1,6 @@
-# One object per instruction set: csrc/cpu/isa_<name>.cpp with that set's flags. The program picks one when it starts, so
-# these flags reach no other source. An instruction set that the compiler cannot build is left out with a message;
-# csrc/cpu/dispatch.cpp sees RNNFAST_HAVE_<NAME>=1 for the rest, and must ask the processor for all that the flags allow.
+# One object per instruction set: csrc/cpu/isa_<name>.cpp with that set's flags. The program picks one when it starts,
+# so these flags reach no other source. A set that the compiler cannot build is left out with a message; for the rest
+# csrc/cpu/dispatch.cpp sees RNNFAST_HAVE_<NAME>=1, and must ask the processor for all that the flags allow.
 
 include(CheckCXXSourceCompiles)
 
@@ -9,7 +9,8 @@ function(rnnfast_isa target name architecture flags trial)
   set(source ${PROJECT_SOURCE_DIR}/csrc/cpu/isa_${name}.cpp)
   string(TOUPPER ${name} upper)
   if(NOT architecture STREQUAL "ANY")
-    check_cxx_source_compiles("#ifndef ${architecture}\n#error other architecture\n#endif\nint main() { return 0; }" RNNFAST_ON${architecture})
+    check_cxx_source_compiles(
+      "#ifndef ${architecture}\n#error other\n#endif\nint main() { return 0; }" RNNFAST_ON${architecture})
     if(NOT RNNFAST_ON${architecture})
       return()
     endif()
@@ -18,11 +19,12 @@ function(rnnfast_isa target name architecture flags trial)
   list(JOIN flags " " CMAKE_REQUIRED_FLAGS)
   check_cxx_source_compiles("${trial}" RNNFAST_CAN_${upper})
   if(NOT RNNFAST_CAN_${upper})
-    message(STATUS "rnnfast: ${name} left out, ${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} cannot compile it")
+    set(compiler "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}")
+    message(STATUS "rnnfast: ${name} left out, ${compiler} cannot compile it")
     return()
   endif()
 
-  # Optimised in every kind of build: without it, inline functions become shared symbols that hold this set's instructions.
+  # Optimised in every kind of build: else inline functions become shared symbols that hold this set's instructions.
   # -Wno-psabi: vector arguments never cross the border of one object.
   if(RNNFAST_SANITIZE)
     set(level -O1)
@@ -43,13 +45,13 @@ function(rnnfast_add_isas target)
   rnnfast_isa(
     ${target} avx2 __x86_64__ "-mavx2;-mfma"
     "#include <immintrin.h>
-     int main() { return static_cast<int>(_mm256_cvtss_f32(_mm256_fmadd_ps(_mm256_set1_ps(1), _mm256_set1_ps(1), _mm256_set1_ps(1)))); }")
+     int main() { __m256 a = _mm256_set1_ps(1); return int(_mm256_cvtss_f32(_mm256_fmadd_ps(a, a, a))); }")
   rnnfast_isa(
     ${target} avx512 __x86_64__ "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mfma;-mprefer-vector-width=512"
     "#include <immintrin.h>
-     int main() { return static_cast<int>(_mm512_reduce_add_ps(_mm512_fmadd_ps(_mm512_set1_ps(1), _mm512_set1_ps(1), _mm512_set1_ps(1)))); }")
+     int main() { __m512 a = _mm512_set1_ps(1); return int(_mm512_reduce_add_ps(_mm512_fmadd_ps(a, a, a))); }")
   rnnfast_isa(
     ${target} neon __aarch64__ ""
     "#include <arm_neon.h>
-     int main() { return static_cast<int>(vaddvq_f32(vfmaq_f32(vdupq_n_f32(1), vdupq_n_f32(1), vdupq_n_f32(1)))); }")
+     int main() { float32x4_t a = vdupq_n_f32(1); return int(vaddvq_f32(vfmaq_f32(a, a, a))); }")
 endfunction()

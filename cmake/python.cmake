@@ -3,7 +3,9 @@
 find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
 if(NOT pybind11_DIR)  # pip's build tells where it is; a build by hand asks Python
   execute_process(
-    COMMAND ${Python_EXECUTABLE} -m pybind11 --cmakedir OUTPUT_VARIABLE pybind11_DIR OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+    COMMAND ${Python_EXECUTABLE} -m pybind11 --cmakedir
+    OUTPUT_VARIABLE pybind11_DIR
+    OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
 endif()
 find_package(pybind11 CONFIG REQUIRED)
 
@@ -22,7 +24,9 @@ if(RNNFAST_BUNDLE_LIBGOMP)
     message(FATAL_ERROR "RNNFAST_BUNDLE_LIBGOMP needs GCC, whose OpenMP runtime it is")
   endif()
   execute_process(
-    COMMAND ${CMAKE_CXX_COMPILER} -print-file-name=libgomp.so.1 OUTPUT_VARIABLE libgomp OUTPUT_STRIP_TRAILING_WHITESPACE)
+    COMMAND ${CMAKE_CXX_COMPILER} -print-file-name=libgomp.so.1
+    OUTPUT_VARIABLE libgomp
+    OUTPUT_STRIP_TRAILING_WHITESPACE)
   get_filename_component(libgomp "${libgomp}" REALPATH)
   if(NOT EXISTS "${libgomp}")
     message(FATAL_ERROR "libgomp.so.1 was not found beside ${CMAKE_CXX_COMPILER}")

@@ -12,9 +12,9 @@ report() {
 
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 if [ -z "$version" ]; then
-    report "Python >= 3.10 ($python does not run; another one: PYTHON=python3.12)" "python3" "python3" "brew install python"
+    report "Python >= 3.10 ($python does not run; another: PYTHON=python3.12)" python3 python3 "brew install python"
 elif ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
-    report "Python >= 3.10 ($python is $version; another one: PYTHON=python3.12)" "python3" "python3" "brew install python"
+    report "Python >= 3.10 ($python is $version; another: PYTHON=python3.12)" python3 python3 "brew install python"
 else
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         report "the venv module of $python" "python$version-venv" "python3" "brew install python"
@@ -41,9 +41,10 @@ for candidate in ${CXX:-c++ g++ clang++}; do
     fi
 done
 if [ -z "$compiler" ]; then
-    report "a C++20 compiler (none of: ${CXX:-c++ g++ clang++})" "g++" "gcc-c++" "xcode-select --install"
+    report "a C++20 compiler (none of: ${CXX:-c++ g++ clang++})" g++ gcc-c++ "xcode-select --install"
 elif [ "$compiler" != ok ]; then
-    report "a C++20 compiler ($compiler is older than GCC 11 or clang 14; another one: CXX=...)" "g++" "gcc-c++" "xcode-select --install"
+    report "a C++20 compiler ($compiler is older than GCC 11 or clang 14; another: CXX=...)" g++ gcc-c++ \
+        "xcode-select --install"
 fi
 
 [ "$missing" = 0 ]

@@ -11,16 +11,16 @@ VENV=$venv sh scripts/setup.sh build package test
 PATH="$(cd "$venv" && pwd)/bin:$PATH"
 export PATH
 mkdir -p $build
-cmake -S . -B $build -DCMAKE_BUILD_TYPE=Debug -DRNNFAST_SANITIZE=address,undefined -DRNNFAST_WERROR=ON -DRNNFAST_CPP_TESTS=ON \
-    -DPython_EXECUTABLE="$(command -v python)" >$build/log || { cat $build/log >&2; exit 1; }
+cmake -S . -B $build -DCMAKE_BUILD_TYPE=Debug -DRNNFAST_SANITIZE=address,undefined -DRNNFAST_WERROR=ON \
+    -DRNNFAST_CPP_TESTS=ON -DPython_EXECUTABLE="$(command -v python)" >$build/log || { cat $build/log >&2; exit 1; }
 cmake --build $build --parallel "$(getconf _NPROCESSORS_ONLN)" >>$build/log || { tail -n 40 $build/log >&2; exit 1; }
 ctest --test-dir $build --output-on-failure --no-tests=error
 rm -rf $build/site
 cmake --install $build --prefix $build/site >>$build/log
 cp -R python/rnnfast/. $build/site/rnnfast/
 
-# Python itself is not instrumented, so the runtime comes first by LD_PRELOAD; libstdc++ with it, or exceptions cannot be
-# followed. Python never gives its own memory back, so leaks are not looked for.
+# Python itself is not instrumented, so the runtime comes first by LD_PRELOAD; libstdc++ with it, or exceptions cannot
+# be followed. Python never gives its own memory back, so leaks are not looked for.
 compiler=${CXX:-c++}
 LD_PRELOAD="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libstdc++.so.6)" \
     ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \

@@ -10,17 +10,18 @@ venv=${VENV:-.venv}
 
 sh scripts/preflight.sh "$python"
 
-# One log a command: pip's output is long, and of interest only when it failed.
+# pip's output is long, and of interest only when it failed.
+offline="connection(error| broken| refused|pool)|network is unreachable|name resolution|getaddrinfo|timed out"
 pip_install() {
-    if ! "$venv/bin/python" -m pip install --disable-pip-version-check --retries 2 "$@" >"$venv/pip.log" 2>&1; then
-        if grep -q -i -E 'connection(error| broken| refused|pool)|network is unreachable|name resolution|getaddrinfo|timed out' "$venv/pip.log"; then
-            echo "offline: pip could not reach a package index ($*); connect once, or point pip at a mirror (its log: $venv/pip.log)" >&2
-        else
-            tail -n 40 "$venv/pip.log" >&2
-            echo "pip install $* failed; the whole log: $venv/pip.log" >&2
-        fi
-        return 1
+    log=$venv/pip.log
+    "$venv/bin/python" -m pip install --disable-pip-version-check --retries 2 "$@" >"$log" 2>&1 && return
+    if grep -q -i -E "$offline" "$log"; then
+        echo "offline: pip cannot reach a package index ($*); connect once, or point pip at a mirror (log: $log)" >&2
+    else
+        tail -n 40 "$log" >&2
+        echo "pip install $* failed; the whole log: $log" >&2
     fi
+    return 1
 }
 
 # A stamp holds a fingerprint of what was installed; the same fingerprint again means nothing to do.
@@ -47,7 +48,9 @@ build_tools() {
 }
 
 package() {
-    print="$1 $(find CMakeLists.txt pyproject.toml cmake csrc python -type f ! -name '*.pyc' ! -name '*.so' -exec cksum {} + | LC_ALL=C sort | cksum) ${CXX:-} ${BUILD_ARGS:-}"
+    sources=$(find CMakeLists.txt pyproject.toml cmake csrc python -type f ! -name '*.pyc' ! -name '*.so' \
+        -exec cksum {} + | LC_ALL=C sort | cksum)
+    print="$1 $sources ${CXX:-} ${BUILD_ARGS:-}"
     fresh package "$print" && return
     build_tools
     echo "setup: building rnnfast (the first time takes a few minutes)" >&2

@@ -15,6 +15,7 @@ RNNFAST_REQUIRE_TORCH=${torch:+1} "$venv/bin/python" -m pytest --junitxml="$resu
 if [ -n "$torch" ]; then
     "$venv/bin/python" scripts/no_torch_skips.py "$results" || status=1
 elif ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
-    echo "torch is not installed, so parity with it was not tested: make test TORCH=1 (a CPU build: see pytorch.org, Get started)"
+    echo "torch is not installed, so parity with it was not tested. make test TORCH=1 installs it;" \
+        "for a CPU build: pytorch.org, Get started"
 fi
 exit "$status"

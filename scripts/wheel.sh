@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make a wheel in dist/ and try it as a user would: in a fresh environment, with no compiler on PATH, outside this folder.
+# Make a wheel in dist/ and try it as a user would: in a fresh environment, with no compiler on PATH, in another folder.
 # On Linux auditwheel gives it the oldest manylinux tag that its symbols allow. It carries libgomp.so.1 under its plain
 # name (rnnfast/_openmp.py says when that is used), so auditwheel is told to leave that name alone.
 set -eu
@@ -22,13 +22,16 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 echo "wheel: building" >&2
+PATH=$root/$venv/bin:$PATH
+CMAKE_BUILD_PARALLEL_LEVEL=$(getconf _NPROCESSORS_ONLN)
+export PATH CMAKE_BUILD_PARALLEL_LEVEL
 # shellcheck disable=SC2086  # none or one
-CMAKE_BUILD_PARALLEL_LEVEL="$(getconf _NPROCESSORS_ONLN)" PATH="$root/$venv/bin:$PATH" "$python" -m pip wheel --disable-pip-version-check --quiet --no-deps $isolation \
+"$python" -m pip wheel --disable-pip-version-check --quiet --no-deps $isolation \
     ${linux:+-Ccmake.define.RNNFAST_BUNDLE_LIBGOMP=ON} --wheel-dir "$work/raw" .
 mkdir -p dist
 rm -f dist/rnnfast-*.whl
 if [ -n "$linux" ]; then
-    PATH="$root/$venv/bin:$PATH" "$python" -m auditwheel repair --plat auto --only-plat --exclude libgomp.so.1 --wheel-dir dist "$work"/raw/*.whl
+    "$python" -m auditwheel repair --plat auto --only-plat --exclude libgomp.so.1 --wheel-dir dist "$work"/raw/*.whl
     "$python" -m auditwheel show dist/rnnfast-*.whl
 else
     cp "$work"/raw/*.whl dist/
