@@ -1,6 +1,7 @@
 """What all tests share: hypothesis without randomness, the torch fixture, and the markers."""
 
 import os
+import signal
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported: the oracle's matrices are small
 
@@ -32,6 +33,14 @@ def pytest_collection_modifyitems(config, items):
     if slow:
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c_reaches_us():
+    """Also where the tests run in the background of a shell, which makes them ignore it."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
 
 
 @pytest.fixture(scope="session")

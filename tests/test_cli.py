@@ -29,14 +29,6 @@ from rnnfast.lm.text import demo_text, plays, read_text
 from test_train import comparable, metrics
 
 
-@pytest.fixture(autouse=True, scope="module")
-def ctrl_c_reaches_us():
-    """Also where the tests run in the background of a shell, which makes them ignore it."""
-    old = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, old)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     return train(tmp_path_factory.mktemp("trained"))

@@ -32,23 +32,23 @@ def test_the_best_isa_is_used_unless_one_is_forced():
     assert len(set(rnnfast.info()["isas"])) == len(rnnfast.info()["isas"]) >= 1
 
 
+def run_with(isa, marked, timeout, **environment):
+    environment = {k: v for k, v in os.environ.items() if k != "RNNFAST_SLOW"} | {"RNNFAST_ISA": isa} | environment
+    command = [sys.executable, "-m", "pytest", "-m", marked, "-q", "-x", "--tb=short", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, str(HERE)], env=environment, cwd=HERE.parent, capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, f"RNNFAST_ISA={isa}\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
+    assert " passed" in done.stdout.splitlines()[-1]
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_isa(name):
-    environment = os.environ | {"RNNFAST_ISA": name, "RNNFAST_TEST_EXAMPLES": "8"}
-    environment.pop("RNNFAST_SLOW", None)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-m",
-        "isa",
-        "-q",
-        "-x",
-        "--tb=short",
-        "-p",
-        "no:cacheprovider",
-        str(HERE),
-    ]
-    done = subprocess.run(command, env=environment, cwd=HERE.parent, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, f"RNNFAST_ISA={name}\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
-    assert " passed" in done.stdout.splitlines()[-1]
+    run_with(name, "isa", 900, RNNFAST_TEST_EXAMPLES="8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_isa_at_length(name):
+    """All 2**32 floats through exp, tanh and sigmoid."""
+    run_with(name, "isa and slow", 7200, RNNFAST_SLOW="1")

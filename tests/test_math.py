@@ -134,6 +134,7 @@ def test_an_elements_result_does_not_depend_on_its_place(name, dtype):
     assert _core.math_test(name, x[:0]).shape == (0,)
 
 
+@pytest.mark.isa
 @pytest.mark.slow
 @EACH
 def test_float32_all_of_them(name):
@@ -146,6 +147,7 @@ def test_float32_all_of_them(name):
         worst_error(name, suspects, np.float64)
 
 
+@pytest.mark.isa
 @pytest.mark.slow
 @EACH
 def test_float64_many(name):

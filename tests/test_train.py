@@ -22,15 +22,6 @@ from rnnfast.schedules import Schedule
 from rnnfast.train import BEST, LAST, METRICS, Limits, Trainer, TrainingError
 from toy import LineTask, Momentum
 
-
-@pytest.fixture(autouse=True, scope="module")
-def ctrl_c_reaches_us():
-    """Also where the tests run in the background of a shell, which makes them ignore it."""
-    old = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, old)
-
-
 TIMES = ("items_per_second", "seconds")  # of a row of metrics, differ from run to run
 SCHEDULES = {
     "constant": Schedule("constant", 0.05),

@@ -31,7 +31,6 @@ constexpr auto kInterruptInterval = std::chrono::milliseconds(20);
 
 std::atomic<bool (*)()> interrupt_check{nullptr};
 std::atomic<bool> used_threads{false}, forked_after_threads{false};
-thread_local int threads_here = 0;
 
 void in_forked_child() {
   if (used_threads) forked_after_threads = true;
@@ -210,9 +209,5 @@ int default_threads() {
       std::min({cgroup_quota(), from_environment("RNNFAST_NUM_THREADS"), from_environment("OMP_NUM_THREADS")});
   return std::max(1, std::min(limit, allowed_processors()));
 }
-
-int num_threads() { return threads_here > 0 ? threads_here : default_threads(); }
-
-void set_num_threads(int n) { threads_here = n; }
 
 }  // namespace rnnfast

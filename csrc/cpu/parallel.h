@@ -36,10 +36,8 @@ bool parallel(int threads, F&& f) {
 // Asked by thread 0 about every 20 ms while a region runs; returns true to stop it. Set by the bindings.
 void set_interrupt_check(bool (*check)());
 
-// How many threads a call takes: min(affinity, cgroup quota, RNNFAST_NUM_THREADS, OMP_NUM_THREADS) until it is set.
+// min(affinity, cgroup quota, RNNFAST_NUM_THREADS, OMP_NUM_THREADS)
 int default_threads();
-int num_threads();
-void set_num_threads(int n);  // of the calling thread; 0 = back to the default
 bool has_openmp();
 
 // Part `id` of `count` nearly equal parts of [0, n), each but the last starting at a multiple of `grain`.
