@@ -204,6 +204,7 @@ def test_attributes_of_a_layer():
 
 
 def test_number_of_threads():
+    rnnfast.set_num_threads(None)
     before = rnnfast.get_num_threads()
     assert before >= 1
     with rnnfast.threads(3):
