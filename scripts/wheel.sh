@@ -27,7 +27,7 @@ CMAKE_BUILD_PARALLEL_LEVEL=$(getconf _NPROCESSORS_ONLN)
 export PATH CMAKE_BUILD_PARALLEL_LEVEL
 # shellcheck disable=SC2086  # none or one
 "$python" -m pip wheel --disable-pip-version-check --quiet --no-deps $isolation \
-    ${linux:+-Ccmake.define.RNNFAST_BUNDLE_LIBGOMP=ON} --wheel-dir "$work/raw" .
+    ${linux:+--config-settings=cmake.define.RNNFAST_BUNDLE_LIBGOMP=ON} --wheel-dir "$work/raw" .
 mkdir -p dist
 rm -f dist/rnnfast-*.whl
 if [ -n "$linux" ]; then
