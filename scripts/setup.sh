@@ -50,14 +50,14 @@ build_tools() {
 package() {
     sources=$(find CMakeLists.txt pyproject.toml cmake csrc python -type f ! -name '*.pyc' ! -name '*.so' \
         -exec cksum {} + | LC_ALL=C sort | cksum)
-    print="$1 $sources ${CXX:-} ${BUILD_ARGS:-}"
+    print="$1 $sources ${CXX:-} ${SKBUILD_CMAKE_DEFINE:-}"
     fresh package "$print" && return
     build_tools
     echo "setup: building rnnfast (the first time takes a few minutes)" >&2
     if [ "$1" = develop ]; then set -- -e .; else set -- .; fi
-    # shellcheck disable=SC2086  # none or several arguments
+    # shellcheck disable=SC2086  # none or one
     PATH="$(cd "$venv" && pwd)/bin:$PATH" CMAKE_BUILD_PARALLEL_LEVEL="$(getconf _NPROCESSORS_ONLN)" \
-        pip_install $isolation ${BUILD_ARGS:-} "$@"
+        pip_install $isolation "$@"
     stamp package "$print"
 }
 

@@ -25,9 +25,10 @@ echo "wheel: building" >&2
 PATH=$root/$venv/bin:$PATH
 CMAKE_BUILD_PARALLEL_LEVEL=$(getconf _NPROCESSORS_ONLN)
 export PATH CMAKE_BUILD_PARALLEL_LEVEL
+[ -z "$linux" ] || export SKBUILD_CMAKE_DEFINE=RNNFAST_BUNDLE_LIBGOMP=ON  # a pip option for it is too new for some
 # shellcheck disable=SC2086  # none or one
 "$python" -m pip wheel --disable-pip-version-check --quiet --no-deps $isolation \
-    ${linux:+--config-settings=cmake.define.RNNFAST_BUNDLE_LIBGOMP=ON} --wheel-dir "$work/raw" .
+    --wheel-dir "$work/raw" .
 mkdir -p dist
 rm -f dist/rnnfast-*.whl
 if [ -n "$linux" ]; then
