@@ -77,7 +77,7 @@ RNNFAST_INLINE V expm1_negative(V x) {
   reduce(max(V(C::lowest), x), n, r);
   const V tail = exp_tail(r, typename V::Element());
   const V scale = ldexp(V(1), n);
-  return wide_fma(scale, fma(r * r, tail, r), scale - V(1));
+  return wide_fma(scale, wide_fma(r * r, tail, r), scale - V(1));
 }
 
 // numerator / (big + small) for |small| <= |big|, without the rounding error of the sum and of the first quotient.
