@@ -283,7 +283,7 @@ layer.backward(y, None, cache)
     finally:
         process.kill()
         process.stdout.close()
-    assert stopped - sent < 1.5, f"stopped after {stopped - sent:.2f} s; such a call takes seconds"
+    assert stopped - sent < 0.5, f"stopped after {stopped - sent:.2f} s; such a call takes seconds"
 
 
 @pytest.mark.parametrize("of", ["gradients", "cache"])
@@ -322,7 +322,7 @@ print("same", flush=True)
         time.sleep(0.7)
         sent = time.time()
         process.send_signal(signal.SIGINT)
-        assert float(process.stdout.readline()) - sent < 1.5
+        assert float(process.stdout.readline()) - sent < 0.5
         assert process.stdout.readline() == "same\n"
         assert process.wait(60) == 0
     finally:
