@@ -111,4 +111,15 @@ RNNFAST_INLINE VecD ldexp(VecD x, VecD n) {
   return x * power_of_two_double(half) * power_of_two_double(_mm_sub_epi32(whole, half));
 }
 
+RNNFAST_INLINE void interleave(VecF& a, VecF& b) {
+  const __m256 low = _mm256_unpacklo_ps(a.v, b.v), high = _mm256_unpackhi_ps(a.v, b.v);
+  a.v = _mm256_permute2f128_ps(low, high, 0x20);
+  b.v = _mm256_permute2f128_ps(low, high, 0x31);
+}
+RNNFAST_INLINE void interleave(VecD& a, VecD& b) {
+  const __m256d low = _mm256_unpacklo_pd(a.v, b.v), high = _mm256_unpackhi_pd(a.v, b.v);
+  a.v = _mm256_permute2f128_pd(low, high, 0x20);
+  b.v = _mm256_permute2f128_pd(low, high, 0x31);
+}
+
 }  // namespace rnnfast::RNNFAST_TARGET

@@ -52,6 +52,12 @@ RNNFAST_INLINE VecF select_positive(VecF x, VecF yes, VecF no) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_GT_OQ), no.v, yes.v);
 }
 RNNFAST_INLINE VecF ldexp(VecF x, VecF n) { return _mm512_scalef_ps(x.v, n.v); }
+RNNFAST_INLINE void interleave(VecF& a, VecF& b) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512 first = _mm512_permutex2var_ps(a.v, low, b.v);
+  b.v = _mm512_permutex2var_ps(a.v, _mm512_or_si512(low, _mm512_set1_epi32(8)), b.v);
+  a.v = first;
+}
 
 template <>
 struct Vec<double> {
@@ -87,5 +93,11 @@ RNNFAST_INLINE VecD select_positive(VecD x, VecD yes, VecD no) {
   return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(x.v, _mm512_setzero_pd(), _CMP_GT_OQ), no.v, yes.v);
 }
 RNNFAST_INLINE VecD ldexp(VecD x, VecD n) { return _mm512_scalef_pd(x.v, n.v); }
+RNNFAST_INLINE void interleave(VecD& a, VecD& b) {
+  const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+  const __m512d first = _mm512_permutex2var_pd(a.v, low, b.v);
+  b.v = _mm512_permutex2var_pd(a.v, _mm512_or_si512(low, _mm512_set1_epi64(4)), b.v);
+  a.v = first;
+}
 
 }  // namespace rnnfast::RNNFAST_TARGET

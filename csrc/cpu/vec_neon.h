@@ -101,4 +101,15 @@ RNNFAST_INLINE VecD ldexp(VecD x, VecD n) {
   return x * power_of_two_double(half) * power_of_two_double(vsubq_s64(whole, half));
 }
 
+RNNFAST_INLINE void interleave(VecF& a, VecF& b) {
+  const float32x4_t low = vzip1q_f32(a.v, b.v);
+  b.v = vzip2q_f32(a.v, b.v);
+  a.v = low;
+}
+RNNFAST_INLINE void interleave(VecD& a, VecD& b) {
+  const float64x2_t low = vzip1q_f64(a.v, b.v);
+  b.v = vzip2q_f64(a.v, b.v);
+  a.v = low;
+}
+
 }  // namespace rnnfast::RNNFAST_TARGET

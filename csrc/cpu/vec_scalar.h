@@ -75,4 +75,7 @@ RNNFAST_INLINE Vec<double> ldexp(Vec<double> x, Vec<double> n) {
   return Vec<double>(__builtin_ldexp(x.v, n.v == n.v ? static_cast<int>(n.v) : 0));
 }
 
+template <class T>
+RNNFAST_INLINE void interleave(Vec<T>&, Vec<T>&) {}
+
 }  // namespace rnnfast::RNNFAST_TARGET

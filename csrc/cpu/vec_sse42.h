@@ -119,4 +119,15 @@ RNNFAST_INLINE VecD ldexp(VecD x, VecD n) {
   return x * power_of_two_double(half) * power_of_two_double(_mm_sub_epi32(whole, half));
 }
 
+RNNFAST_INLINE void interleave(VecF& a, VecF& b) {
+  const __m128 low = _mm_unpacklo_ps(a.v, b.v);
+  b.v = _mm_unpackhi_ps(a.v, b.v);
+  a.v = low;
+}
+RNNFAST_INLINE void interleave(VecD& a, VecD& b) {
+  const __m128d low = _mm_unpacklo_pd(a.v, b.v);
+  b.v = _mm_unpackhi_pd(a.v, b.v);
+  a.v = low;
+}
+
 }  // namespace rnnfast::RNNFAST_TARGET
