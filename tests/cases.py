@@ -190,11 +190,12 @@ def run_reference(problem: Problem, dtype=np.float64):
 def results(case: Case, y, state, dx, dstate, grads) -> dict[str, np.ndarray]:
     """One flat dictionary of everything that a layer computes."""
     names = ("h", "c")[: ref.REGISTRY[case.cell].states]
-    state, dstate = ((s,) if len(names) == 1 else s for s in (state, dstate))
-    out = {"y": y, **dict(zip(names, state, strict=True))}
+    out = {"y": y, **dict(zip(names, (state,) if len(names) == 1 else state, strict=True))}
     if dx is not None:
         out["dx"] = dx
-    out.update({f"d{name}0": d for name, d in zip(names, dstate, strict=True)})
+    if dstate is not None:
+        dstate = (dstate,) if len(names) == 1 else dstate
+        out |= {f"d{name}0": d for name, d in zip(names, dstate, strict=True)}
     return out | {f"d{name}": grad for name, grad in grads.items()}
 
 

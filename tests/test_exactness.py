@@ -144,6 +144,36 @@ def test_training_or_inference(cell, dtype, size):
 
 @DTYPES
 @PER_CELL
+@pytest.mark.parametrize("batch", [1, 2, 7, 19])
+@pytest.mark.parametrize("hidden", [1, 16, 37, 300])
+def test_one_step_with_the_callers_weights_or_packed_ones(cell, dtype, batch, hidden):
+    problem = drawn(Case("", 1, batch, 45, hidden, layers=2, bidirectional=hidden != 16, tokens=hidden == 37), cell)
+    layer = make_layer(problem, dtype)
+    x, state, keywords = inputs(problem, dtype)
+    results = []
+    for threads in (1, 2, 3):
+        with rnnfast.threads(threads):
+            results.append(layer(x, state, **keywords))
+    layer.freeze()
+    results.append(layer(x, state, **keywords))
+    for y, state_n in results[1:]:
+        assert same_bits(y, results[0][0])
+        for got, expected in zip(states(state_n), states(results[0][1]), strict=True):
+            assert same_bits(got, expected)
+
+
+@PER_CELL
+@pytest.mark.parametrize("steps", [1, 2])
+def test_gradients_not_wanted_change_no_others(cell, steps):
+    problem = drawn(Case("", steps, 3, 21, 37, layers=2), cell)
+    whole = run(problem, "float32")
+    part = run(problem, "float32", want_dx=False, want_dstate0=False)
+    assert set(whole) - set(part) == {"dx", "dh0"} | ({"dc0"} if cell == "lstm" else set())
+    assert_same(part, {name: whole[name] for name in part})
+
+
+@DTYPES
+@PER_CELL
 @pytest.mark.parametrize("batch", [1, 3, 17])
 @pytest.mark.parametrize("tokens", [False, True])
 def test_stream_equals_the_whole_sequence(cell, dtype, batch, tokens):

@@ -97,9 +97,10 @@ class Rnn {
     return py::make_tuple(std::move(y), std::move(states), keep ? py::cast(std::move(cache)) : py::none());
   }
 
-  // Returns dx (None for tokens) and the gradients of the initial states; adds to the parameters' gradients.
-  py::tuple backward(Cache<T>& of, const std::optional<Array<T>>& dy, const OptionalArrays<T>& dstate, bool keep,
-                     int threads) const {
+  // Returns dx (None for tokens) and the gradients of the initial states, where wanted; adds to the parameters'
+  // gradients.
+  py::tuple backward(Cache<T>& of, const std::optional<Array<T>>& dy, const OptionalArrays<T>& dstate, bool want_dx,
+                     bool want_dstate0, bool keep, int threads) const {
     if (of.cache == nullptr) throw py::value_error("cache is in use by another thread, or used");
     RnnCache<T>& cache = *of.cache;
     const std::unique_ptr<RnnCache<T>> used = keep ? nullptr : std::move(of.cache);
@@ -111,15 +112,16 @@ class Rnn {
     RnnBackward<T> io{};
     io.dy = data_or_null(dy), io.dy_stride_time = time(out_width), io.dy_stride_batch = row(out_width);
     py::object dx = py::none();
-    if (!of.one_hot) {
+    if (want_dx && !of.one_hot) {
       Array<T> made({of.batch_first ? batch : steps, of.batch_first ? steps : batch, config_.input});
       io.dx = made.mutable_data(), io.dx_stride_time = time(config_.input), io.dx_stride_batch = row(config_.input);
       if (schedule.ragged()) std::fill_n(io.dx, made.size(), T(0));
       dx = std::move(made);
     }
-    py::tuple dstates(states_);
+    py::tuple dstates(want_dstate0 ? states_ : 0);
     for (int k = 0; k < states_; ++k) {
       io.dstate_n[k] = states_or_null(dstate, k);
+      if (!want_dstate0) continue;
       Array<T> first({static_cast<int64_t>(config_.layers) * config_.directions, batch, config_.hidden});
       io.dstate0[k] = first.mutable_data();
       dstates[static_cast<size_t>(k)] = std::move(first);
@@ -211,8 +213,8 @@ void bind_type(py::module_& m, const std::string& suffix) {
       .def("forward", &Rnn<T>::forward, py::arg("x"), py::arg("tokens"), py::arg("batch_first"), py::arg("state"),
            py::arg("lengths"), py::arg("reset"), py::arg("keep"), py::arg("dropout"), py::arg("seed"), py::arg("step"),
            py::arg("packed"), py::arg("threads"))
-      .def("backward", &Rnn<T>::backward, py::arg("cache"), py::arg("dy"), py::arg("dstate"), py::arg("keep"),
-           py::arg("threads"))
+      .def("backward", &Rnn<T>::backward, py::arg("cache"), py::arg("dy"), py::arg("dstate"), py::arg("want_dx"),
+           py::arg("want_dstate0"), py::arg("keep"), py::arg("threads"))
       .def("stepper", [](const Rnn<T>& r, std::shared_ptr<Packed> packed, int64_t batch, int threads) {
         return std::make_unique<RnnStepper<T>>(r.config(), std::move(packed), batch, threads);
       });

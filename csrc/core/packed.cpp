@@ -15,7 +15,7 @@ int64_t panels_of(int64_t units) {
 }  // namespace
 
 template <class T>
-std::shared_ptr<PackedRnn<T>> empty_pack(const RnnConfig& config, int64_t first_columns, bool backward, bool dx) {
+std::shared_ptr<PackedRnn<T>> empty_pack(const RnnConfig& config, const PackParts& parts) {
   const CellShape cell = cell_shape(config.cell);
   const int64_t L = kernels<T>().lanes, panels = panels_of<T>(config.hidden);
   auto packed = std::make_shared<PackedRnn<T>>();
@@ -24,12 +24,12 @@ std::shared_ptr<PackedRnn<T>> empty_pack(const RnnConfig& config, int64_t first_
   for (int layer = 0; layer < config.layers; ++layer) {
     for (int d = 0; d < config.directions; ++d) {
       typename PackedRnn<T>::Layer to;
-      to.columns = layer == 0 ? first_columns : config.input_of(layer);
-      to.w = Buffer<T>(panels * to.columns * cell.input.count * L);
-      to.r = Buffer<T>(panels * config.hidden * cell.recurrent.count * L);
+      to.columns = layer == 0 ? parts.first_columns : config.input_of(layer);
+      if (layer == 0 ? parts.first_w : parts.forward) to.w = Buffer<T>(panels * to.columns * cell.input.count * L);
+      if (parts.forward) to.r = Buffer<T>(panels * config.hidden * cell.recurrent.count * L);
       to.bias = Buffer<T>(panels * cell.pre_activations * L);
-      if (backward) to.r_back = Buffer<T>(panels * panels * cell.recurrent.count * L * L);
-      if (backward && (dx || layer > 0))
+      if (parts.backward) to.r_back = Buffer<T>(panels * panels * cell.recurrent.count * L * L);
+      if (parts.backward && (parts.dx || layer > 0))
         to.w_back = Buffer<T>(panels_of<T>(config.input_of(layer)) * panels * cell.input.count * L * L);
       packed->layers.push_back(std::move(to));
     }
@@ -48,8 +48,10 @@ void pack_part(const RnnConfig& config, const RnnWeights<T>* weights, const int3
     const RnnWeights<T>& from = weights[i];
     const int layer = static_cast<int>(i) / config.directions;
     const int64_t width = config.input_of(layer);
-    k.pack(from.w_ih, config.hidden, width, layer == 0 ? ids : nullptr, to.columns, cell.input, to.w.data(), span);
-    k.pack(from.w_hh, config.hidden, config.hidden, nullptr, config.hidden, cell.recurrent, to.r.data(), span);
+    if (to.w.size() > 0)
+      k.pack(from.w_ih, config.hidden, width, layer == 0 ? ids : nullptr, to.columns, cell.input, to.w.data(), span);
+    if (to.r.size() > 0)
+      k.pack(from.w_hh, config.hidden, config.hidden, nullptr, config.hidden, cell.recurrent, to.r.data(), span);
     k.pack_bias(from.b_ih, cell.input, from.b_hh, cell.recurrent, config.hidden, cell.pre_activations, to.bias.data(),
                 span);
     if (to.r_back.size() > 0)
@@ -91,7 +93,7 @@ size_t PackedRnn<T>::bytes() const {
 
 template <class T>
 std::shared_ptr<const PackedRnn<T>> pack_rnn(const RnnConfig& config, const RnnWeights<T>* weights) {
-  auto packed = empty_pack<T>(config, config.input, false, false);
+  auto packed = empty_pack<T>(config, {config.input, true, true, false, false});
   Team alone{0, 1, nullptr, 0};
   pack_part(config, weights, nullptr, *packed, alone);
   return packed;
@@ -99,7 +101,7 @@ std::shared_ptr<const PackedRnn<T>> pack_rnn(const RnnConfig& config, const RnnW
 
 #define RNNFAST_INSTANTIATE(T)                                                                                 \
   template struct PackedRnn<T>;                                                                                \
-  template std::shared_ptr<PackedRnn<T>> empty_pack(const RnnConfig&, int64_t, bool, bool);                    \
+  template std::shared_ptr<PackedRnn<T>> empty_pack(const RnnConfig&, const PackParts&);                       \
   template void pack_part(const RnnConfig&, const RnnWeights<T>*, const int32_t*, PackedRnn<T>&, const Team&); \
   template std::shared_ptr<const PackedRnn<T>> pack_rnn(const RnnConfig&, const RnnWeights<T>*);
 RNNFAST_INSTANTIATE(float)

@@ -5,10 +5,16 @@
 
 namespace rnnfast {
 
-// Room for what pack_part fills. `first_columns`: of the first layer's w, its inputs or the distinct tokens of a call;
-// `backward`: also what the gradients of h need, and those of the layers' inputs (the first one's only with `dx`).
+// Which of its parts a pack shall have.
+struct PackParts {
+  int64_t first_columns;  // of the first layer's w: its inputs, or the distinct tokens of a call
+  bool first_w, forward;  // the first layer's w; all other w and all r
+  bool backward, dx;      // what the gradients of h and of the layers' inputs need; with dx, of the first one's too
+};
+
+// Room for what pack_part fills.
 template <class T>
-std::shared_ptr<PackedRnn<T>> empty_pack(const RnnConfig&, int64_t first_columns, bool backward, bool dx);
+std::shared_ptr<PackedRnn<T>> empty_pack(const RnnConfig&, const PackParts&);
 
 // This thread's share of the packing. `ids`: the tokens that the first w's columns stand for, or null for all.
 template <class T>

@@ -7,10 +7,11 @@ namespace rnnfast {
 namespace {
 
 // Below these a second thread costs more than it brings; see benchmarks/ for the measurements.
-constexpr double kFlopsForThreads = 1e7;        // of a call
-constexpr double kFlopsForBarrier = 1.5e5;      // of a step
-constexpr int64_t kSequencesForBatchSplit = 4;  // a thread
-constexpr int64_t kChunkBytes = 256 * 1024;     // of pre-activations that wait for their step in L2
+constexpr double kFlopsForThreads = 1e7;         // of a call
+constexpr double kFlopsForBarrier = 1.5e5;       // of a step
+constexpr int64_t kSequencesForBatchSplit = 4;   // a thread
+constexpr int64_t kWeightsOfACore = 128 * 1024;  // of R; in a single step more are dealt, not read by every thread
+constexpr int64_t kChunkBytes = 256 * 1024;      // of pre-activations that wait for their step in L2
 
 }  // namespace
 
@@ -21,7 +22,8 @@ Plan::Plan(const CellShape& cell, int64_t lanes, int64_t hidden, const Schedule&
   if (flops < kFlopsForThreads) threads = 1;
   const double step_flops =
       2.0 * cell.recurrent.count * static_cast<double>(hidden) * static_cast<double>(hidden * batch);
-  if (threads > 1 && batch >= kSequencesForBatchSplit * threads) {
+  const bool deal_weights = schedule.longest() == 1 && cell.recurrent.count * hidden * hidden > kWeightsOfACore;
+  if (threads > 1 && batch >= kSequencesForBatchSplit * threads && !deal_weights) {
     split = Split::batch;
   } else if (threads > 1 && panels > 1 && step_flops > kFlopsForBarrier) {
     split = Split::panels;
@@ -49,7 +51,7 @@ Part Plan::part(const Team& team) const {
 }
 
 template <class T>
-ThreadScratch<T>::ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, bool inputs) {
+ThreadScratch<T>::ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, bool inputs, bool unpacked) {
   const Kernels<T>& k = kernels<T>();
   // The team may turn out smaller than planned, so a thread has room for any part.
   const int64_t row_bytes = plan.panels * cell.pre_activations * k.lanes * static_cast<int64_t>(sizeof(T));
@@ -58,11 +60,12 @@ ThreadScratch<T>::ThreadScratch(const Plan& plan, const CellShape& cell, int64_t
   pre_ = Buffer<T>(chunk_rows_ * plan.panels * cell.pre_activations * k.lanes);
   step_rows_ = Buffer<unsigned char>(plan.batch * k.step_row_bytes);
   x_rows_ = Buffer<const T*>(chunk_rows_);
+  if (unpacked) weights_ = Buffer<T>(kUnpackedBytes / static_cast<int64_t>(sizeof(T)));
 }
 
 template <class T>
 Scratch<T> ThreadScratch<T>::view() {
-  return {pre_.data(), chunk_rows_, step_rows_.data(), x_rows_.data()};
+  return {pre_.data(), chunk_rows_, step_rows_.data(), x_rows_.data(), weights_.data()};
 }
 
 template class ThreadScratch<float>;

@@ -23,16 +23,17 @@ struct Plan {
   Part part(const Team& team) const;
 };
 
-// One thread's memory for a pass; `inputs`: room for the input products of a forward pass too.
+// One thread's memory for a pass; `inputs`: room for the input products of a forward pass too; `unpacked`: and for
+// blocks of weights.
 template <class T>
 class ThreadScratch {
  public:
-  ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, bool inputs);
+  ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, bool inputs, bool unpacked = false);
   Scratch<T> view();
 
  private:
   int64_t chunk_rows_;
-  Buffer<T> pre_;
+  Buffer<T> pre_, weights_;
   Buffer<unsigned char> step_rows_;
   Buffer<const T*> x_rows_;
 };

@@ -51,7 +51,7 @@ struct RnnGradients {  // added to; null: not wanted
 template <class T>
 struct PackedRnn {
   struct Layer {
-    Buffer<T> w, r, bias;      // forward; see ForwardArgs
+    Buffer<T> w, r, bias;      // forward; see ForwardArgs. w and r are empty where a single step takes the caller's
     Buffer<T> w_back, r_back;  // for the gradients of x and h; empty without `backward`
     int64_t columns = 0;       // of w: the layer's inputs, or the distinct tokens of a call
   };

@@ -10,6 +10,8 @@ namespace rnnfast {
 
 namespace {
 
+constexpr int64_t kFewRows = 8;  // up to here weight gradients are added as products of rows, without a packed sum
+
 // What backward makes for one layer and direction.
 template <class T>
 struct DirectionWork {
@@ -32,6 +34,7 @@ class BackwardPass {
         io_(io),
         keep_(keep),
         L_(kernels<T>().lanes),
+        few_(schedule_.rows() <= kFewRows),
         plan_(cell_, L_, config_.hidden, schedule_, flops(), threads) {
     padded_ = plan_.panels * L_;
     row_size_ = padded_ * cell_.pre_activations;
@@ -70,6 +73,7 @@ class BackwardPass {
   const typename PackedRnn<T>::Layer& weights(int layer, int d) const {
     return cache_.weights->layers[static_cast<size_t>(layer * config_.directions + d)];
   }
+  bool one_hot(int layer) const { return layer == 0 && cache_.token.size() > 0; }
   int64_t out_width() const { return config_.directions * config_.hidden; }
 
   double flops() const {
@@ -98,9 +102,12 @@ class BackwardPass {
                       config_.hidden, row);
       }
     }
-    const bool one_hot = layer == 0 && cache_.token.size() > 0;
-    to.dw = Buffer<T>(one_hot ? cache_.ids.size() * row_size_ : padded_ * cell_.input.count * config_.input_of(layer));
-    to.dr = Buffer<T>(padded_ * cell_.recurrent.count * config_.hidden);
+    if (one_hot(layer)) {
+      to.dw = Buffer<T>(cache_.ids.size() * row_size_);
+    } else if (!few_) {
+      to.dw = Buffer<T>(padded_ * cell_.input.count * config_.input_of(layer));
+    }
+    if (!few_) to.dr = Buffer<T>(padded_ * cell_.recurrent.count * config_.hidden);
     to.sums = Buffer<T>(row_size_);
 
     to.h_prev.resize(static_cast<size_t>(schedule_.rows()));
@@ -164,41 +171,56 @@ class BackwardPass {
       args.dy = {nullptr, 0, dy_index_[d].data()};
     }
     args.da = to.da;
+    args.dstate0 = io_.dstate0[0] != nullptr;
     args.zeros = cache_.weights->zeros.data();
     kernels<T>().cell[config_.cell].backward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team),
                                              team);
   }
 
+  // All rows of what a layer multiplies its input weights with, and of what it multiplies its recurrent ones with.
+  WeightGradientArgs<T> input_rows(int layer, int d) {
+    const T* x = cache_.x.data();
+    if (layer > 0) {
+      const Layer& below = layer_of(layer - 1);
+      x = below.dropped.size() > 0 ? below.dropped.data() : below.y.data();
+    }
+    const int64_t width = config_.input_of(layer);
+    return weight_gradient_args(cell_.input, {x, width, nullptr}, width, work(layer, d));
+  }
+  WeightGradientArgs<T> recurrent_rows(int layer, int d) {
+    DirectionWork<T>& at = work(layer, d);
+    return weight_gradient_args(cell_.recurrent, {nullptr, 0, at.h_prev.data()}, config_.hidden, at);
+  }
+  WeightGradientArgs<T> weight_gradient_args(const Run& run, Rows<const T> x, int64_t inputs,
+                                             const DirectionWork<T>& at) const {
+    WeightGradientArgs<T> args{};
+    args.rows = schedule_.rows(), args.inputs = inputs, args.x = x;
+    args.da = at.da, args.panels = plan_.panels;
+    args.pre_activations = cell_.pre_activations, args.first = run.first, args.n = run.count;
+    return args;
+  }
+
   void weight_gradients(int layer, int d, Team& team) {
     const Kernels<T>& k = kernels<T>();
     DirectionWork<T>& at = work(layer, d);
-    WeightGradientArgs<T> args{};
-    args.rows = schedule_.rows(), args.da = at.da, args.panels = plan_.panels;
-    args.pre_activations = cell_.pre_activations;
-    args.packed = packed_[static_cast<size_t>(team.id)].data();
-    const auto take = [&](const Run& run, Rows<const T> x, int64_t inputs, T* gradient) {
-      args.first = run.first, args.n = run.count;
-      args.x = x, args.inputs = inputs, args.gradient = gradient;
+    const auto take = [&](WeightGradientArgs<T> args, T* gradient) {
+      args.gradient = gradient, args.packed = packed_[static_cast<size_t>(team.id)].data();
       // Panels where every thread gets some, else inputs: K is never split.
-      const bool by_panel = plan_.panels >= (run.count == 1 ? kMaxTilePanels : 1) * team.count;
+      const bool by_panel = plan_.panels >= (args.n == 1 ? kMaxTilePanels : 1) * team.count;
       k.weight_gradient(args, by_panel ? part_of(plan_.panels, team.id, team.count) : Span{0, plan_.panels},
-                        by_panel ? Span{0, inputs} : part_of(inputs, team.id, team.count), team);
+                        by_panel ? Span{0, args.inputs} : part_of(args.inputs, team.id, team.count), team);
     };
-    take(cell_.recurrent, {nullptr, 0, at.h_prev.data()}, config_.hidden, at.dr.data());
     const Span panels = part_of(plan_.panels, team.id, team.count);
     k.sum_rows(at.da, nullptr, schedule_.rows(), plan_.panels, cell_.pre_activations, at.sums.data(), panels);
-    if (layer > 0) {
-      const Layer& below = layer_of(layer - 1);
-      const T* x = below.dropped.size() > 0 ? below.dropped.data() : below.y.data();
-      take(cell_.input, {x, out_width(), nullptr}, out_width(), at.dw.data());
-    } else if (cache_.token.size() == 0) {
-      take(cell_.input, {cache_.x.data(), config_.input, nullptr}, config_.input, at.dw.data());
-    } else {
-      for (int64_t u = 0; u < cache_.ids.size(); ++u) {
-        const int64_t begin = group_begin_[static_cast<size_t>(u)], end = group_begin_[static_cast<size_t>(u) + 1];
-        k.sum_rows(at.da, group_rows_.data() + begin, end - begin, plan_.panels, cell_.pre_activations,
-                   at.dw.data() + u * row_size_, panels);
-      }
+    if (!few_) take(recurrent_rows(layer, d), at.dr.data());
+    if (!one_hot(layer)) {
+      if (!few_) take(input_rows(layer, d), at.dw.data());
+      return;
+    }
+    for (int64_t u = 0; u < cache_.ids.size(); ++u) {
+      const int64_t begin = group_begin_[static_cast<size_t>(u)], end = group_begin_[static_cast<size_t>(u) + 1];
+      k.sum_rows(at.da, group_rows_.data() + begin, end - begin, plan_.panels, cell_.pre_activations,
+                 at.dw.data() + u * row_size_, panels);
     }
   }
 
@@ -234,23 +256,29 @@ class BackwardPass {
       for (int d = 0; d < config_.directions; ++d) {
         const int index = layer * config_.directions + d;
         const RnnGradients<T>& to = io_.gradients[index];
-        const DirectionWork<T>& at = work(layer, d);
-        const bool one_hot = layer == 0 && cache_.token.size() > 0;
+        DirectionWork<T>& at = work(layer, d);
         const int64_t width = config_.input_of(layer);
         const auto add = [&](const Run& run, PackedGradient<T> gradient, int64_t columns, const int32_t* ids,
                              int64_t count, T* gradients) {
           if (gradients != nullptr)
             k.add_gradient(gradient, config_.hidden, columns, ids, count, run, gradients, panels);
         };
-        if (one_hot) {
+        if (one_hot(layer)) {
           add(cell_.input, {at.dw.data() + cell_.input.first * L_, row_size_, cell_.pre_activations * L_}, width,
               cache_.ids.data(), cache_.ids.size(), to.w_ih);
+        } else if (few_) {
+          if (to.w_ih != nullptr) k.add_products(input_rows(layer, d), config_.hidden, cell_.input, to.w_ih, panels);
         } else {
           add(cell_.input, {at.dw.data(), cell_.input.count * L_, width * cell_.input.count * L_}, width, nullptr,
               width, to.w_ih);
         }
-        add(cell_.recurrent, {at.dr.data(), cell_.recurrent.count * L_, config_.hidden * cell_.recurrent.count * L_},
-            config_.hidden, nullptr, config_.hidden, to.w_hh);
+        if (few_) {
+          if (to.w_hh != nullptr)
+            k.add_products(recurrent_rows(layer, d), config_.hidden, cell_.recurrent, to.w_hh, panels);
+        } else {
+          add(cell_.recurrent, {at.dr.data(), cell_.recurrent.count * L_, config_.hidden * cell_.recurrent.count * L_},
+              config_.hidden, nullptr, config_.hidden, to.w_hh);
+        }
         const int64_t panel_stride = cell_.pre_activations * L_;
         add(cell_.input, {at.sums.data() + cell_.input.first * L_, 0, panel_stride}, 1, nullptr, 1, to.b_ih);
         add(cell_.recurrent, {at.sums.data() + cell_.recurrent.first * L_, 0, panel_stride}, 1, nullptr, 1, to.b_hh);
@@ -276,6 +304,7 @@ class BackwardPass {
   const RnnBackward<T>& io_;
   bool keep_;
   int64_t L_;
+  bool few_;
   Plan plan_;
   int64_t padded_ = 0, row_size_ = 0;
   std::vector<DirectionWork<T>> work_;

@@ -30,13 +30,16 @@ class ForwardPass {
         plan_(cell_, kernels<T>().lanes, config.hidden, schedule_, flops(packed != nullptr), threads) {
     padded_ = plan_.panels * kernels<T>().lanes;
     take_input(packed != nullptr);
+    unpacked_ = packed == nullptr && schedule_.longest() == 1;
     if (packed == nullptr) {
-      fresh_ = empty_pack<T>(config, in.tokens != nullptr ? cache.ids.size() : config.input, keep, in.x != nullptr);
+      const bool tokens = in.tokens != nullptr;
+      fresh_ = empty_pack<T>(
+          config, {tokens ? cache.ids.size() : config.input, tokens || !unpacked_, !unpacked_, keep, !tokens});
       packed = fresh_;
     }
     cache_.weights = std::move(packed);
     for (int layer = 0; layer < config.layers; ++layer) allocate(layer);
-    for (int i = 0; i < plan_.threads; ++i) scratch_.emplace_back(plan_, cell_, schedule_.rows(), true);
+    for (int i = 0; i < plan_.threads; ++i) scratch_.emplace_back(plan_, cell_, schedule_.rows(), true, unpacked_);
   }
 
   void run() {
@@ -165,6 +168,11 @@ class ForwardPass {
     args.input = weights.columns, args.hidden = config_.hidden;
     args.schedule = schedule_.view(), args.reverse = d == 1;
     args.w = weights.w.data(), args.r = weights.r.data(), args.bias = weights.bias.data();
+    if (unpacked_) {
+      const RnnWeights<T>& from = weights_[layer * config_.directions + d];
+      args.w_rows = {from.w_ih, config_.hidden, config_.input_of(layer), cell_.input};
+      args.r_rows = {from.w_hh, config_.hidden, config_.hidden, cell_.recurrent};
+    }
     if (layer > 0) {
       const auto& below = cache_.layers[static_cast<size_t>(layer - 1)];
       args.x = {below.dropped.size() > 0 ? below.dropped.data() : below.y.data(), config_.input_of(layer), nullptr};
@@ -237,6 +245,7 @@ class ForwardPass {
   bool keep_;
   Plan plan_;
   int64_t padded_ = 0;
+  bool unpacked_ = false;  // weights that are needed once are taken where they are
   std::shared_ptr<PackedRnn<T>> fresh_;
   const int32_t* ids_ = nullptr;
   Rows<const T> x_{};

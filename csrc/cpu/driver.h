@@ -122,7 +122,30 @@ void input_product(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Par
   g.init = {bias + C::input_first * L, 0, nullptr}, g.init_panel = C::P * L;
   g.out = {scratch.pre + C::input_first * L, row_size, nullptr}, g.out_panel = C::P * L;
   g.width = -1;
-  gemm(g, {0, rows}, {0, own}, team);
+  if (f.w != nullptr) {
+    gemm(g, {0, rows}, {0, own}, team);
+  } else {
+    gemm_unpacked(g, f.w_rows, scratch.weights, {0, rows}, {0, own}, part.panels.begin, team);
+  }
+}
+
+// Adds the recurrent product of a single step to the pre-activations that wait in the scratch.
+template <class Cell, class T>
+void recurrent_product_unpacked(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Part& part, int64_t count,
+                                Team& team) {
+  using C = Traits<Cell>;
+  constexpr int L = Vec<T>::lanes;
+  const StepRow<T>* rows = static_cast<const StepRow<T>*>(scratch.step_rows);
+  const int64_t own = part.panels.end - part.panels.begin;
+  for (int64_t i = 0; i < count; ++i) scratch.x_rows[i] = rows[i].a;
+  GemmArgs<T> g;
+  g.n = C::count, g.runs = 1, g.run_length = f.hidden, g.run_stride = 0;
+  g.a = {nullptr, 0, scratch.x_rows};
+  g.b = nullptr;
+  g.out = {scratch.pre + C::first * L, own * C::P * L, nullptr}, g.out_panel = C::P * L;
+  g.init = {g.out.base, g.out.stride, nullptr}, g.init_panel = g.out_panel;
+  g.width = -1;
+  gemm_unpacked(g, f.r_rows, scratch.weights, {0, count}, {0, own}, part.panels.begin, team);
 }
 
 template <class Cell, class T>
@@ -221,11 +244,17 @@ void forward(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Part& par
       row.saved = f.saved != nullptr ? f.saved + r * panels * C::saved * L : nullptr;
     }
     chunk_row += count;
-    if (count > 0 && own > 0)
+    if (f.r == nullptr) {
+      recurrent_product_unpacked<Cell>(f, scratch, part, count, team);
+      for (int64_t i = 0; i < count; ++i)
+        for (int64_t panel = 0; panel < own; ++panel)
+          cell_forward<Cell>(f, rows[i], rows[i].init + (panel * C::P + C::first) * L, pre_base + panel, panel);
+    } else if (count > 0 && own > 0) {
       step_tiles<T, C::count>(t, rows, count, part.panels, f.r, C::first * L, pre_base,
                               [&](const StepRow<T>& row, const T* product, int64_t panel) {
                                 cell_forward<Cell>(f, row, product, panel, panel - pre_base);
                               });
+    }
     if (part.barrier ? team_barrier(team) : ((s & poll_mask) == 0 && team_stopped(team))) return;
   }
 }
@@ -292,14 +321,20 @@ void backward(const BackwardArgs<T>& b, const Scratch<T>& scratch, const Part& p
       row.da = b.da + r * panels * C::P * L;
       row.cut = cut;
     }
-    if (count > 0 && own > 0)
+    if (s == schedule.steps - 1) {  // no step after it: nothing to multiply
+      for (int64_t i = 0; i < count; ++i)
+        for (int64_t panel = part.panels.begin; panel < part.panels.end; ++panel)
+          cell_backward<Cell>(b, rows[i], rows[i].init + panel * L, panel);
+    } else if (count > 0 && own > 0) {
       step_tiles<T, 1>(t, rows, count, part.panels, b.r, 0, 0, [&](const StepRow<T>& row, const T* dh, int64_t panel) {
         cell_backward<Cell>(b, row, dh, panel);
       });
+    }
     if (part.barrier ? team_barrier(team) : ((s & poll_mask) == 0 && team_stopped(team))) return;
   }
 
   // The gradient of the initial h still lacks the product; one that was cut off has none.
+  if (!b.dstate0) return;
   const int64_t count = sequences(part.share, schedule.active[0]);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t j = part.share.first + i * part.share.stride;

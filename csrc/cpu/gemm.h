@@ -1,6 +1,7 @@
 // Products and sums over all rows of a layer: what is not in the loop over time.
 #pragma once
 
+#include "pack.h"
 #include "tile.h"
 
 namespace rnnfast::RNNFAST_TARGET {
@@ -66,6 +67,46 @@ void gemm(const GemmArgs<T>& g, Span rows, Span panels, Team& team) {
   }
 }
 
+// The same with weights as the caller has them: a block of columns of a few panels is packed, used by all rows and
+// forgotten, so that weights which are needed once are read once and not written at all. The product's panel 0 is
+// `first_panel` of the weights.
+template <class T>
+void gemm_unpacked(const GemmArgs<T>& g, const UnpackedWeights<T>& u, T* scratch, Span rows, Span panels,
+                   int64_t first_panel, Team& team) {
+  constexpr int L = Vec<T>::lanes;
+  if (rows.begin >= rows.end) return;
+  constexpr int kVectors = 8;  // side by side: enough chains of fmas, and blocks of many columns in the scratch
+  const int64_t most = kVectors / g.n;
+  const Tiling tiling(rows.end - rows.begin, g.n, most < panels.end - panels.begin ? most : panels.end - panels.begin);
+  const int64_t column_bytes = tiling.panels * g.n * L * static_cast<int64_t>(sizeof(T));
+  const int64_t block = kUnpackedBytes / column_bytes / L * L;
+  Tile<T> t;
+  t.runs = 1, t.run_stride = 0, t.b = scratch, t.init_panel = g.init_panel, t.out_panel = g.out_panel;
+  for (int64_t panel = panels.begin; panel < panels.end; panel += tiling.panels) {
+    const int q_count = static_cast<int>(panels.end - panel < tiling.panels ? panels.end - panel : tiling.panels);
+    for (int64_t k = 0; k < g.run_length; k += block) {
+      t.run_length = g.run_length - k < block ? g.run_length - k : block;
+      t.b_panel = t.run_length * g.n * L;
+      for (int q = 0; q < q_count; ++q)
+        pack_panel(u.weight + k, u.hidden, u.width, nullptr, t.run_length, u.run, scratch + q * t.b_panel,
+                   first_panel + panel + q);
+      for (int64_t i = 0; i < tiling.tiles; ++i) {
+        const int64_t row = rows.begin + tiling.begin(i);
+        const int m_count = static_cast<int>(tiling.begin(i + 1) - tiling.begin(i));
+        for (int m = 0; m < m_count; ++m) {
+          t.a[m] = row_of(g.a, row + m) + k;
+          t.out[m] = row_of(g.out, row + m) + panel * g.out_panel;
+          t.init[m] = k == 0 ? row_of(g.init, row + m) + panel * g.init_panel : t.out[m];
+        }
+        if (k > 0) t.init_panel = g.out_panel;
+        tile_of<T>(m_count, g.n, q_count)(t);
+      }
+    }
+    t.init_panel = g.init_panel;
+    if (team_stopped(team)) return;
+  }
+}
+
 template <class T>
 void weight_gradient(const WeightGradientArgs<T>& g, Span panels, Span inputs, Team& team) {
   using V = Vec<T>;
@@ -102,6 +143,42 @@ void weight_gradient(const WeightGradientArgs<T>& g, Span panels, Span inputs, T
       }
     }
     if (team_stopped(team)) return;
+  }
+}
+
+template <class T>
+void add_products(const WeightGradientArgs<T>& g, int64_t hidden, const Run& run, T* d_weight, Span panels) {
+  using V = Vec<T>;
+  constexpr int L = V::lanes, Q = 4;  // vectors of inputs at a time
+  const int64_t row_size = g.panels * g.pre_activations * L;
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+    for (int n = 0; n < g.n; ++n) {
+      for (int lane = 0; lane < L; ++lane) {
+        const int64_t weight = weight_row(run, n, hidden, panel, L, lane);
+        if (weight < 0) break;
+        const T* da = g.da + (panel * g.pre_activations + g.first + n) * L + lane;
+        T* to = d_weight + weight * g.inputs;
+        int64_t i = 0;
+        for (; i + Q * L <= g.inputs; i += Q * L) {
+          V sum[Q];
+          for (int q = 0; q < Q; ++q) sum[q] = V(T(0));
+          for (int64_t r = 0; r < g.rows; ++r) {
+            const V element(da[r * row_size]);
+            const T* x = row_of(g.x, r) + i;
+#pragma GCC unroll 4
+            for (int q = 0; q < Q; ++q) sum[q] = fma(V::load(x + q * L), element, sum[q]);
+          }
+          for (int q = 0; q < Q; ++q) (V::load(to + i + q * L) + sum[q]).store(to + i + q * L);
+        }
+        for (; i < g.inputs; i += L) {
+          const int count = static_cast<int>(g.inputs - i < L ? g.inputs - i : L);
+          V sum(T(0));
+          for (int64_t r = 0; r < g.rows; ++r)
+            sum = fma(V::load_first(row_of(g.x, r) + i, count), V(da[r * row_size]), sum);
+          (V::load_first(to + i, count) + sum).store_first(to + i, count);
+        }
+      }
+    }
   }
 }
 

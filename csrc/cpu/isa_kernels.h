@@ -5,7 +5,6 @@
 #include "driver.h"
 #include "loss.h"
 #include "optim.h"
-#include "pack.h"
 
 namespace rnnfast::RNNFAST_TARGET {
 
@@ -55,6 +54,7 @@ constexpr Kernels<T> make_kernels(const char* isa) {
   k.weight_gradient = weight_gradient<T>;
   k.sum_rows = sum_rows<T>;
   k.add_gradient = add_gradient<T>;
+  k.add_products = add_products<T>;
   k.dropout = dropout<T>;
   k.math = math<T>;
   return k;

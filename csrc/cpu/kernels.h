@@ -42,6 +42,14 @@ struct Run {
   int8_t gate[kMaxPre];
 };
 
+// Weights as the caller has them, (gates * H, width), for a product that packs them block by block.
+template <class T>
+struct UnpackedWeights {
+  const T* weight;
+  int64_t hidden, width;
+  Run run;
+};
+
 // Which row is which step of which sequence; the arrays belong to core/schedule.h.
 struct ScheduleView {
   int64_t steps, batch, rows;
@@ -62,12 +70,13 @@ struct ForwardArgs {
   int64_t input, hidden;
   ScheduleView schedule;
   bool reverse;
-  const T *w, *r, *bias;        // [panel][I][inputs' run][L], [panel][H][recurrent run][L], [panel][P][L]
-  Rows<const T> x;              // row -> [I]; or, where x is one-hot,
-  const int32_t* token;         // [rows] which of w's I columns it picks; else null
-  const T* state0[kMaxStates];  // [batch][padded H]
-  Rows<T> y;                    // row -> [H], state 0 of every step
-  T* state[kMaxStates];         // k >= 1: [rows][padded H] if keep_states; else [batch][padded H], updated in place
+  const T *w, *r, *bias;              // [panel][I][inputs' run][L], [panel][H][recurrent run][L], [panel][P][L]
+  UnpackedWeights<T> w_rows, r_rows;  // of a call of one step: what stands in for w or r where they are null
+  Rows<const T> x;                    // row -> [I]; or, where x is one-hot,
+  const int32_t* token;               // [rows] which of w's I columns it picks; else null
+  const T* state0[kMaxStates];        // [batch][padded H]
+  Rows<T> y;                          // row -> [H], state 0 of every step
+  T* state[kMaxStates];  // k >= 1: [rows][padded H] if keep_states; else [batch][padded H], updated in place
   bool keep_states;
   T* saved;        // [rows][panel][saved][L] or null
   const T* zeros;  // [panels][P][L]
@@ -86,6 +95,7 @@ struct BackwardArgs {
   Rows<const T> dy;             // row -> [H]; neither base nor index: zeros
   T* dstate[kMaxStates];        // [batch][padded H]: in, gradient of the last states; out, of the first
   T* da;                        // [rows][panel][P][L]; may be `saved` where that has as many entries
+  bool dstate0;                 // whether the gradient of the first states is wanted
   const T* zeros;               // [panels][P][L]
 };
 
@@ -96,7 +106,9 @@ struct Scratch {
   int64_t chunk_rows;  // rows whose input product is taken at once
   void* step_rows;     // step_row_bytes for each sequence of the share
   const T** x_rows;    // [chunk_rows]
+  T* weights;          // [kUnpackedBytes] where weights come unpacked; else null
 };
+constexpr int64_t kUnpackedBytes = 32 * 1024;  // of weights that are packed, used and forgotten: they stay in L1
 
 // The part of a pass that one thread does: these sequences, these panels; with a barrier a step where the panels of
 // one sequence are spread over threads.
@@ -174,6 +186,8 @@ struct Kernels {
   // Columns ids[0 .. k), or all, of d_weight (gates * H, width) += gradient
   void (*add_gradient)(const PackedGradient<T>&, int64_t hidden, int64_t width, const int32_t* ids, int64_t k,
                        const Run&, T* d_weight, Span panels);
+  // d_weight (gates * H, inputs) += sum over rows of da[row][first + n] x[row], for few rows: nothing is packed
+  void (*add_products)(const WeightGradientArgs<T>&, int64_t hidden, const Run&, T* d_weight, Span panels);
   // out[i] = in[i] * mask / (1 - p) for units 0 .. n of one row
   void (*dropout)(const T* in, T* out, int64_t n, const DropoutKey&, int64_t time, uint32_t row, T scale);
   // out = exp, tanh or sigmoid of in: what the tests of cells/math.h call

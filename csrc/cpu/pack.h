@@ -35,31 +35,40 @@ RNNFAST_INLINE void pack_block(const T* weight, int64_t width, T* packed, int64_
   constexpr int L = V::lanes;
   V block[L];
 #pragma GCC unroll 16
-  for (int i = 0; i < L; ++i) block[i] = V::load(weight + i * width);
+  for (int i = 0; i < L; ++i) {
+    __builtin_prefetch(weight + i * width + 4 * L);
+    block[i] = V::load(weight + i * width);
+  }
   transpose(block);
 #pragma GCC unroll 16
   for (int i = 0; i < L; ++i) block[i].store(packed + i * stride);
 }
 
+// One panel of pack().
+template <class T>
+void pack_panel(const T* weight, int64_t hidden, int64_t width, const int32_t* ids, int64_t k_count, const Run& run,
+                T* packed, int64_t panel) {
+  constexpr int L = Vec<T>::lanes;
+  const int64_t stride = run.count * L, units = hidden - panel * L < L ? hidden - panel * L : L;
+  for (int n = 0; n < run.count; ++n) {
+    const T* from = weight + weight_row(run, n, hidden, panel, L, 0) * width;
+    T* to = packed + n * L;
+    int64_t k = 0;
+    if (ids == nullptr && units == L)
+      for (; k + L <= k_count; k += L) pack_block(from + k, width, to + k * stride, stride);
+    for (; k < k_count; ++k) {
+      const T* column = from + (ids == nullptr ? k : ids[k]);
+      for (int64_t lane = 0; lane < L; ++lane) to[k * stride + lane] = lane < units ? column[lane * width] : T(0);
+    }
+  }
+}
+
 template <class T>
 void pack(const T* weight, int64_t hidden, int64_t width, const int32_t* ids, int64_t k_count, const Run& run,
           T* packed, Span panels) {
-  constexpr int L = Vec<T>::lanes;
-  const int64_t stride = run.count * L;
-  for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-    const int64_t units = hidden - panel * L < L ? hidden - panel * L : L;
-    for (int n = 0; n < run.count; ++n) {
-      const T* from = weight + weight_row(run, n, hidden, panel, L, 0) * width;
-      T* to = packed + panel * k_count * stride + n * L;
-      int64_t k = 0;
-      if (ids == nullptr && units == L)
-        for (; k + L <= k_count; k += L) pack_block(from + k, width, to + k * stride, stride);
-      for (; k < k_count; ++k) {
-        const T* column = from + (ids == nullptr ? k : ids[k]);
-        for (int64_t lane = 0; lane < L; ++lane) to[k * stride + lane] = lane < units ? column[lane * width] : T(0);
-      }
-    }
-  }
+  const int64_t panel_size = k_count * run.count * Vec<T>::lanes;
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel)
+    pack_panel(weight, hidden, width, ids, k_count, run, packed + panel * panel_size, panel);
 }
 
 template <class T>

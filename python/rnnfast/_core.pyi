@@ -72,7 +72,14 @@ class Rnn32:
         threads: int,
     ) -> tuple[_F32, tuple[_F32, ...], RnnCache32 | None]: ...
     def backward(
-        self, cache: RnnCache32, dy: _F32 | None, dstate: list[_F32 | None], keep: bool, threads: int
+        self,
+        cache: RnnCache32,
+        dy: _F32 | None,
+        dstate: list[_F32 | None],
+        want_dx: bool,
+        want_dstate0: bool,
+        keep: bool,
+        threads: int,
     ) -> tuple[_F32 | None, tuple[_F32, ...]]: ...
     def stepper(self, packed: PackedRnn32, batch: int, threads: int) -> RnnStepper32: ...
 
@@ -125,7 +132,14 @@ class Rnn64:
         threads: int,
     ) -> tuple[_F64, tuple[_F64, ...], RnnCache64 | None]: ...
     def backward(
-        self, cache: RnnCache64, dy: _F64 | None, dstate: list[_F64 | None], keep: bool, threads: int
+        self,
+        cache: RnnCache64,
+        dy: _F64 | None,
+        dstate: list[_F64 | None],
+        want_dx: bool,
+        want_dstate0: bool,
+        keep: bool,
+        threads: int,
     ) -> tuple[_F64 | None, tuple[_F64, ...]]: ...
     def stepper(self, packed: PackedRnn64, batch: int, threads: int) -> RnnStepper64: ...
 

@@ -186,13 +186,23 @@ class Recurrent(Module):
             y, last = y[:, 0], tuple(s[:, 0] for s in last)
         return y, last if self._states > 1 else last[0], Cache(self, core, seq) if keep else None
 
-    def backward(self, dy: Any, dstate: State, cache: Cache, *, keep_cache: bool = False) -> tuple[Array | None, State]:
+    def backward(
+        self,
+        dy: Any,
+        dstate: State,
+        cache: Cache,
+        *,
+        want_dx: bool = True,
+        want_dstate0: bool = True,
+        keep_cache: bool = False,
+    ) -> tuple[Array | None, State]:
         """The gradients of a forward pass, with the weights of that time.
 
         Args:
             dy: gradient of y, of its shape; None is zeros. Values past a sequence's end are never looked at.
             dstate: gradient of the final state, of its shape; None is zeros.
             cache: what `forward` returned. It is used up unless `keep_cache`.
+            want_dx, want_dstate0: False saves the work for a gradient that is not needed, and None is returned for it.
 
         Returns:
             dx (None where x was integers) and the gradient of the initial state. Those of the parameters are added to
@@ -213,9 +223,11 @@ class Recurrent(Module):
             dy = as_float("dy", dy, shape, self.dtype)
             dy = dy[:, None] if seq.unbatched else dy
         dstates = check_state("dstate", dstate, self._states, self._state_shape(seq), self.dtype)
-        dx, first = self._core.backward(cache._core, dy, dstates, keep_cache, get_num_threads())
+        dx, first = self._core.backward(cache._core, dy, dstates, want_dx, want_dstate0, keep_cache, get_num_threads())
         if seq.unbatched:
             dx, first = None if dx is None else dx[:, 0], tuple(s[:, 0] for s in first)
+        if not want_dstate0:
+            return dx, None
         return dx, first if self._states > 1 else first[0]
 
     def _state_shape(self, seq: Sequences) -> tuple[int, ...]:
