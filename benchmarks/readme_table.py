@@ -53,6 +53,22 @@ def tbptt_memory(doc):
     return "\n\n".join([about, report.markdown(head, lines), where(doc["info"])])
 
 
+ROBUSTNESS = {  # what is measured, and how it is written
+    "interrupt": ("longest time from Ctrl-C to KeyboardInterrupt during a call of seconds", "{:.0f} ms", 1000),
+    "gil": ("rate of a Python thread beside a kernel of one thread", "{:.0f} % of its rate alone", 100),
+    "oversubscribed": ("twice as many threads as processors, the slowest of 12 cases", "{:.2f} × the time", 1),
+    "alternating": ("forward and backward between torch operations, 2 threads each, the slowest of 12", "{:.2f} ×", 1),
+    "denormals": ("training step with vanishing gradients, the slowest of three cells", "{:.2f} × a healthy one's", 1),
+    "imports": ("`import rnnfast`, beyond `import numpy`", "{:.0f} ms", 1000),
+}
+
+
+def robustness(doc):
+    lines = [[what, form.format(doc[k]["worst"] * scale)] for k, (what, form, scale) in ROBUSTNESS.items() if k in doc]
+    any_of = next(iter(doc.values()))
+    return "\n\n".join([report.markdown(["", "measured"], lines), where(any_of["info"], any_of["date"])])
+
+
 def clock(seconds):
     return f"{seconds:.0f} s" if seconds < 99.5 else f"{seconds / 60:.1f} min"
 
@@ -68,6 +84,7 @@ TABLES = {
     "charlm": ("bench.json", report.charlm_table),
     "shakespeare": ("shakespeare.json", shakespeare),
     "tbptt_memory": ("tbptt_memory.json", tbptt_memory),
+    "robustness": ("robustness.json", robustness),
 }
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported: the oracle's matrices are small
+os.environ.setdefault("RNNFAST_NUM_THREADS", "4")  # so that as many share few rows, also on fewer processors
 
 import hypothesis
 import pytest

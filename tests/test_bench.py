@@ -315,24 +315,27 @@ def test_readme_is_written_and_checked(tmp_path, capsys):
     results.mkdir()
     arguments = ["--readme", str(readme), "--results", str(results)]
     block = "<!-- bench:begin {0} -->\nold {0}\n<!-- bench:end {0} -->\n"
-    names = ["layers", "charlm", "shakespeare", "tbptt_memory"]
+    names = ["layers", "charlm", "shakespeare", "tbptt_memory", "robustness"]
     assert set(names) == set(readme_table.TABLES)
     readme.write_text("before\n" + "between\n".join(map(block.format, names)) + "after\n")
     old = readme.read_text()
     assert readme_table.main([*arguments, "--check"]) == 0  # nothing is there to be checked
-    assert "no results yet for: layers, charlm, shakespeare, tbptt_memory" in capsys.readouterr().err
+    assert "no results yet for: layers, charlm, shakespeare, tbptt_memory, robustness" in capsys.readouterr().err
     (results / "bench.json").write_text(json.dumps(fake_document(fake_rows())))
     (results / "shakespeare.json").write_text(json.dumps(shakespeare.summarize([fake_run()])))
     assert readme_table.main([*arguments, "--check"]) == 1 and readme.read_text() == old
     assert "not up to date" in capsys.readouterr().err
     assert readme_table.main(arguments) == 0
     (results / "tbptt_memory.json").write_text(json.dumps(memory_document()))
+    imports = {"worst": 0.0514, "info": fake_run()["info"], "date": "2026-01-02"}
+    (results / "robustness.json").write_text(json.dumps({"imports": imports}))
     assert readme_table.main([*arguments, "--check"]) == 1
     assert readme_table.main(arguments) == readme_table.main([*arguments, "--check"]) == 0
     text = readme.read_text()
     assert text.startswith("before\n<!-- bench:begin layers -->\n") and text.endswith("-->\nafter\n")
-    assert text.count("between\n") == 3 and "old" not in text
+    assert text.count("between\n") == 4 and "old" not in text
     assert "2.00 ms, 2.50 ×" in text and "| not reached |" in text and "| 2,048 MiB |" in text
+    assert re.search(r"\| `import rnnfast`, beyond `import numpy` \| 51 ms +\|", text)
     assert re.search(r"\| fast: LSTM 1 × 256, 0.35 M parameters \| 11 s +\| 21 s +\| not reached", text)
     readme.write_text(text.replace("2.50 ×", "25.0 ×"))
     assert readme_table.main([*arguments, "--check"]) == 1

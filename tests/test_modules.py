@@ -1,14 +1,12 @@
-"""What every layer is: parameters by name, copies, files, pickle, repr, seeds, threads, Ctrl-C, forks."""
+"""What every layer is: parameters by name, copies, files, pickle, repr, seeds, threads, memory."""
 
 from __future__ import annotations
 
 import copy
 import os
 import pickle
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -233,101 +231,6 @@ def test_an_unknown_isa_is_refused_by_name():
     done = in_python("import rnnfast; print(rnnfast.isa())", RNNFAST_ISA="quantum")
     assert done.returncode != 0 or "quantum" not in done.stdout
     assert "quantum" in done.stderr and "RNNFAST_ISA" in done.stderr
-
-
-def test_a_forked_child_computes():
-    """With one thread: OpenMP's are gone in a child whose parent used them."""
-    code = """
-import os, numpy as np, rnnfast
-layer = rnnfast.LSTM(64, 64, seed=1)
-x = np.ones((50, 64, 64), np.float32)
-with rnnfast.threads(2):
-    y, _ = layer(x)
-    child = os.fork()
-    if child == 0:
-        again, _, cache = layer.forward(x)
-        layer.backward(again, None, cache)
-        os._exit(0 if again.tobytes() == y.tobytes() else 3)
-    _, status = os.waitpid(child, 0)
-print(os.waitstatus_to_exitcode(status))
-"""
-    done = in_python(code)
-    assert done.stdout.strip() == "0", done.stderr
-
-
-def test_ctrl_c_stops_a_long_call_soon_and_changes_nothing():
-    code = """
-import sys, time, numpy as np, rnnfast
-layer = rnnfast.LSTM(64, 256, 2, seed=1)
-x = np.ones((20000, 16, 64), np.float32)
-small = layer(x[:3])[0]
-print("ready", flush=True)
-end = time.time() + 30
-try:
-    while time.time() < end:
-        layer(x)
-except KeyboardInterrupt:
-    print(time.time(), flush=True)
-assert layer(x[:3])[0].tobytes() == small.tobytes()
-y, _, cache = layer.forward(x[:3])
-layer.backward(y, None, cache)
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(0.5)
-        sent = time.time()
-        process.send_signal(signal.SIGINT)
-        stopped = float(process.stdout.readline())
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
-        process.stdout.close()
-    assert stopped - sent < 0.5, f"stopped after {stopped - sent:.2f} s; such a call takes seconds"
-
-
-@pytest.mark.parametrize("of", ["gradients", "cache"])
-def test_ctrl_c_during_backward_leaves_everything_as_it_was(of):
-    """Gradients are all added to or none; a cache that was to be kept is kept."""
-    code = """
-import sys, time, numpy as np, rnnfast
-layer = rnnfast.LSTM(64, 256, 2, seed=1)
-x = np.ones((1500, 16, 64), np.float32)
-y, _, cache = layer.forward(x)
-layer.backward(y, None, cache, keep_cache=True)
-before = {name: grad.copy() for name, grad in layer.grads.items()}
-print("ready", flush=True)
-done, end = 0, time.time() + 30
-try:
-    while time.time() < end:
-        layer.zero_grad()
-        layer.backward(y, None, cache, keep_cache=True)
-        done += 1
-        for name, grad in layer.grads.items():
-            assert grad.tobytes() == before[name].tobytes(), name
-except KeyboardInterrupt:
-    print(time.time(), flush=True)
-state = [grad.any() for grad in layer.grads.values()]
-assert all(state) or not any(state), f"{sum(state)} of {len(state)} gradients were added to"
-if sys.argv[1] == "gradients":
-    y, _, cache = layer.forward(x)
-layer.zero_grad()
-layer.backward(y, None, cache)
-assert all(grad.tobytes() == before[name].tobytes() for name, grad in layer.grads.items())
-print("same", flush=True)
-"""
-    process = subprocess.Popen([sys.executable, "-c", code, of], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(0.7)
-        sent = time.time()
-        process.send_signal(signal.SIGINT)
-        assert float(process.stdout.readline()) - sent < 0.5
-        assert process.stdout.readline() == "same\n"
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
-        process.stdout.close()
 
 
 def test_nothing_leaks_from_call_to_call():

@@ -1,5 +1,6 @@
 #include "buffer.h"
 
+#include <pthread.h>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -29,6 +30,10 @@ Pool& pool() {
   static Pool* p = new Pool;
   return *p;
 }
+
+// A child forked while another thread is in here must not find the lock taken.
+[[maybe_unused]] const int registered =
+    pthread_atfork([] { pool().mutex.lock(); }, [] { pool().mutex.unlock(); }, [] { pool().mutex.unlock(); });
 
 // Sizes are rounded up by at most an eighth, so that neighbouring lengths share buffers.
 size_t rounded(size_t bytes) {

@@ -28,6 +28,7 @@ Plan::Plan(const CellShape& cell, int64_t lanes, int64_t hidden, const Schedule&
   } else if (threads > 1 && panels > 1 && step_flops > kFlopsForBarrier) {
     split = Split::panels;
   }
+  if (split != Split::batch) threads = std::min(threads, threads_at_once());
 }
 
 Part Plan::part(const Team& team) const {

@@ -234,14 +234,14 @@ class BackwardPass {
         dropped ? Span{view_.offset[times.begin], view_.offset[times.end]} : part_of(view_.rows, team.id, team.count);
     Rows<T> out{nullptr, 0, dx_index_.data()};
     if (layer > 0) out = {dy_[static_cast<size_t>(layer - 1)].data(), width, nullptr};
-    std::vector<T> zeros(static_cast<size_t>(kMaxTilePanels * L_), T(0));
     for (int d = 0; d < config_.directions; ++d) {
       GemmArgs<T> g{};
       g.n = 1, g.runs = plan_.panels, g.run_length = cell_.input.count * L_;
       g.run_stride = cell_.pre_activations * L_;
       g.a = {work(layer, d).da + cell_.input.first * L_, row_size_, nullptr};
       g.b = weights(layer, d).w_back.data();
-      g.init = d == 0 ? Rows<const T>{zeros.data(), 0, nullptr} : Rows<const T>{out.base, out.stride, out.index};
+      g.init = d == 0 ? Rows<const T>{cache_.weights->zeros.data(), 0, nullptr}
+                      : Rows<const T>{out.base, out.stride, out.index};
       g.init_panel = d == 0 ? 0 : L_;
       g.out = out, g.out_panel = L_, g.width = width;
       kernels<T>().gemm(g, rows, {0, (width + L_ - 1) / L_}, team);

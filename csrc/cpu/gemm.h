@@ -30,6 +30,7 @@ template <class T>
 void gemm(const GemmArgs<T>& g, Span rows, Span panels, Team& team) {
   constexpr int L = Vec<T>::lanes;
   constexpr int64_t kWeightBytes = 256 * 1024;  // of a group of panels that all rows pass while it is in L2
+  constexpr int64_t kTilesPerPoll = 64;         // at most a millisecond
   if (rows.begin >= rows.end) return;
   const Tiling tiling(rows.end - rows.begin, g.n, panels.end - panels.begin);
   const int64_t panel_size = g.runs * g.run_length * g.n * L;
@@ -62,8 +63,8 @@ void gemm(const GemmArgs<T>& g, Span rows, Span panels, Team& team) {
         tile_of<T>(m_count, g.n, q)(t);
         panel += q;
       }
+      if (i % kTilesPerPoll == 0 && team_stopped(team)) return;
     }
-    if (team_stopped(team)) return;
   }
 }
 
@@ -115,6 +116,7 @@ void weight_gradient(const WeightGradientArgs<T>& g, Span panels, Span inputs, T
   const int64_t row_size = g.panels * g.pre_activations * L, out_panel = g.inputs * g.n * L;
   const int64_t da_panel = kSumBlock * g.n * L;
   const int width = g.n == 1 ? kMaxTilePanels : 1;  // panels at a time
+  constexpr int64_t kBlocksPerPoll = 16;
   const T* x[kSumBlock];
   for (int64_t panel = panels.begin; panel < panels.end; panel += width) {
     const int q_count = static_cast<int>(panels.end - panel < width ? panels.end - panel : width);
@@ -141,8 +143,8 @@ void weight_gradient(const WeightGradientArgs<T>& g, Span panels, Span inputs, T
         t.out = g.gradient + panel * out_panel + t.i * g.n * L;
         weight_tile_of<T>(m_count, g.n, q_count)(t);
       }
+      if (row0 / kSumBlock % kBlocksPerPoll == 0 && team_stopped(team)) return;
     }
-    if (team_stopped(team)) return;
   }
 }
 

@@ -30,11 +30,10 @@ constexpr int kPausesBeforeSleep = 2000;  // tens of microseconds, more than a s
 constexpr auto kInterruptInterval = std::chrono::milliseconds(20);
 
 std::atomic<bool (*)()> interrupt_check{nullptr};
-std::atomic<bool> used_threads{false}, forked_after_threads{false};
 
-void in_forked_child() {
-  if (used_threads) forked_after_threads = true;
-}
+// OpenMP's threads are gone in a forked child, and a region hangs there if anyone (torch, say) had used them before.
+std::atomic<bool> forked{false};
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 void pause() {
 #if defined(__x86_64__)
@@ -131,13 +130,10 @@ bool team_barrier(Team& team) {
 }
 
 bool run_region(int threads, void (*body)(void*, Team&), void* context) {
-  static const bool registered = pthread_atfork(nullptr, nullptr, in_forked_child) == 0;
-  (void)registered;
 #ifdef RNNFAST_OPENMP
   threads = threads < kMaxThreads ? threads : kMaxThreads;
-  if (threads > 1 && !omp_in_parallel() && !forked_after_threads) {
+  if (threads > 1 && !omp_in_parallel() && !forked) {
     Region region(threads);
-    used_threads = true;
 #pragma omp parallel num_threads(threads)
     {
       FlushDenormals flush;
@@ -168,10 +164,10 @@ bool has_openmp() {
 
 namespace {
 
-int from_environment(const char* name) {
+int from_environment(const char* name, int otherwise) {
   const char* text = std::getenv(name);
   const int n = text != nullptr ? std::atoi(text) : 0;
-  return n > 0 ? n : kMaxThreads;
+  return n > 0 ? n : otherwise;
 }
 
 // Processors' worth of time that the control group allows (v2, then v1), rounded up.
@@ -204,10 +200,15 @@ int allowed_processors() {
 }  // namespace
 
 int default_threads() {
-  if (!has_openmp()) return 1;
-  static const int limit =
-      std::min({cgroup_quota(), from_environment("RNNFAST_NUM_THREADS"), from_environment("OMP_NUM_THREADS")});
+  if (!has_openmp() || forked) return 1;
+  static const int limit = std::min({cgroup_quota(), from_environment("RNNFAST_NUM_THREADS", kMaxThreads),
+                                     from_environment("OMP_NUM_THREADS", kMaxThreads)});
   return std::max(1, std::min(limit, allowed_processors()));
+}
+
+int threads_at_once() {
+  static const int asked = from_environment("RNNFAST_NUM_THREADS", 1);
+  return std::max(asked, allowed_processors());
 }
 
 }  // namespace rnnfast

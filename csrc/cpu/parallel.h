@@ -2,7 +2,7 @@
 //
 // OpenMP is named in parallel.cpp alone (a build without it has one thread). A region runs with denormals flushed to
 // zero in every thread, the caller's floating-point mode restored behind it. Where a region cannot be had (nested in
-// another one, or in a child forked after the parent used threads, where OpenMP would hang) it has one thread.
+// another one, or in a forked child, where OpenMP may hang) it has one thread.
 #pragma once
 
 #include <cstdint>
@@ -36,8 +36,11 @@ bool parallel(int threads, F&& f) {
 // Asked by thread 0 about every 20 ms while a region runs; returns true to stop it. Set by the bindings.
 void set_interrupt_check(bool (*check)());
 
-// min(affinity, cgroup quota, RNNFAST_NUM_THREADS, OMP_NUM_THREADS)
+// min(affinity, cgroup quota, RNNFAST_NUM_THREADS, OMP_NUM_THREADS); 1 in a forked child
 int default_threads();
+// Threads that run at the same time: the processors, or RNNFAST_NUM_THREADS where that is more. With a barrier every
+// few microseconds, more would spend their time on taking turns.
+int threads_at_once();
 bool has_openmp();
 
 // Part `id` of `count` nearly equal parts of [0, n), each but the last starting at a multiple of `grain`.

@@ -24,7 +24,8 @@ def set_num_threads(n: int | None) -> None:
     """Threads for all calls of the process; None goes back to the default.
 
     The default is the smallest of: processors that the process may run on, its control group's quota,
-    RNNFAST_NUM_THREADS and OMP_NUM_THREADS.
+    RNNFAST_NUM_THREADS and OMP_NUM_THREADS; in a forked child 1. Calls with few sequences, whose threads wait for each
+    other at every step, take no more than there are processors (or RNNFAST_NUM_THREADS, where that is more).
     """
     global _everywhere
     _everywhere = 0 if n is None else integer("n", n, 1)
