@@ -68,7 +68,7 @@ void LinearGradients<T>::add(const T* dy, const T* x, int64_t rows, bool first, 
   const Kernels<T>& k = kernels<T>();
   WeightGradientArgs<T> args{};
   args.rows = rows, args.inputs = in_, args.x = {x, in_, nullptr};
-  args.da = dy, args.panels = panels_, args.pre_activations = 1, args.first = 0, args.n = 1;
+  args.da = dy, args.da_row = panels_ * lanes_, args.da_panel = lanes_, args.first = 0, args.n = 1;
   args.gradient = first ? dw_.data() : dw_part_.data();
   args.packed = packed_[static_cast<size_t>(team.id)].data();
   // Panels where every thread gets some, else inputs; the sum over rows is never split.
@@ -77,7 +77,7 @@ void LinearGradients<T>::add(const T* dy, const T* x, int64_t rows, bool first, 
   const Span panels = by_panel ? own : Span{0, panels_};
   const Span inputs = by_panel ? Span{0, in_} : part_of(in_, team.id, team.count);
   k.weight_gradient(args, panels, inputs, team);
-  k.sum_rows(dy, nullptr, rows, panels_, 1, first ? sums_.data() : sums_part_.data(), own);
+  k.sum_rows(dy, args.da_row, args.da_panel, nullptr, rows, 1, first ? sums_.data() : sums_part_.data(), own);
   if (first) return;
   const OpsKernels<T>& ops = ops_kernels<T>();
   for (int64_t panel = panels.begin; panel < panels.end; ++panel) {

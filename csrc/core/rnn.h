@@ -93,7 +93,7 @@ struct RnnCache {
     struct Direction {
       Buffer<T> state0[kMaxStates];  // [B][padded H] sorted
       Buffer<T> state[kMaxStates];   // k >= 1: [rows][padded H]
-      Buffer<T> saved;               // [rows][panel][saved][L]
+      Buffer<T> saved;               // [panel][panel rows][saved][L]
     };
     std::vector<Direction> direction;
   };

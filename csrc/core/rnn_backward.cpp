@@ -16,7 +16,7 @@ constexpr int64_t kFewRows = 8;  // up to here weight gradients are added as pro
 template <class T>
 struct DirectionWork {
   Buffer<T> own_da;
-  T* da = nullptr;               // [rows][panel][P][L]
+  T* da = nullptr;               // [panel][panel rows][P][L]
   Buffer<T> dstate[kMaxStates];  // [B][padded H] sorted
   Buffer<T> dw, dr, sums;  // [panel][I][run][L] or, one-hot, [token][panel][P][L]; [panel][H][run][L]; [panel][P][L]
   std::vector<const T*> h_prev;  // [rows] -> [H]
@@ -38,13 +38,11 @@ class BackwardPass {
         plan_(cell_, L_, config_.hidden, schedule_, flops(), threads) {
     padded_ = plan_.panels * L_;
     row_size_ = padded_ * cell_.pre_activations;
+    da_row_ = cell_.pre_activations * L_, da_panel_ = panel_rows_of(schedule_.rows()) * da_row_;
     for (int i = 0; i < config_.layers * config_.directions; ++i) allocate(i);
     for (int layer = 1; layer < config_.layers; ++layer)
       dy_.emplace_back(schedule_.rows() * config_.directions * config_.hidden);
-    for (int i = 0; i < plan_.threads; ++i) {
-      scratch_.emplace_back(plan_, cell_, schedule_.rows(), false);
-      packed_.emplace_back(kMaxTilePanels * kSumBlock * kMaxPre * L_);
-    }
+    for (int i = 0; i < plan_.threads; ++i) scratch_.emplace_back(plan_, cell_, schedule_.rows(), false);
     index_caller_rows();
     if (cache.token.size() > 0) group_tokens();
   }
@@ -87,11 +85,13 @@ class BackwardPass {
     DirectionWork<T> to;
     // da takes the place of the saved values where there are as many, unless they shall live on.
     if (keep_ || cell_.saved != cell_.pre_activations) {
-      to.own_da = Buffer<T>(schedule_.rows() * row_size_);
+      to.own_da = Buffer<T>(plan_.panels * da_panel_);
       to.da = to.own_da.data();
     } else {
       to.da = at.saved.data();
     }
+    for (int64_t panel = 0; panel < plan_.panels; ++panel)
+      std::fill_n(to.da + panel * da_panel_ + schedule_.rows() * da_row_, da_row_, T(0));
     for (int k = 0; k < cell_.states; ++k) {
       to.dstate[k] = Buffer<T>(schedule_.batch() * padded_);
       T* row = to.dstate[k].data();
@@ -170,7 +170,7 @@ class BackwardPass {
     } else if (io_.dy != nullptr) {
       args.dy = {nullptr, 0, dy_index_[d].data()};
     }
-    args.da = to.da;
+    args.da = to.da, args.panel_rows = panel_rows_of(schedule_.rows());
     args.dstate0 = io_.dstate0[0] != nullptr;
     args.zeros = cache_.weights->zeros.data();
     kernels<T>().cell[config_.cell].backward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team),
@@ -195,8 +195,8 @@ class BackwardPass {
                                              const DirectionWork<T>& at) const {
     WeightGradientArgs<T> args{};
     args.rows = schedule_.rows(), args.inputs = inputs, args.x = x;
-    args.da = at.da, args.panels = plan_.panels;
-    args.pre_activations = cell_.pre_activations, args.first = run.first, args.n = run.count;
+    args.da = at.da, args.da_row = da_row_, args.da_panel = da_panel_;
+    args.first = run.first, args.n = run.count;
     return args;
   }
 
@@ -204,14 +204,14 @@ class BackwardPass {
     const Kernels<T>& k = kernels<T>();
     DirectionWork<T>& at = work(layer, d);
     const auto take = [&](WeightGradientArgs<T> args, T* gradient) {
-      args.gradient = gradient, args.packed = packed_[static_cast<size_t>(team.id)].data();
+      args.gradient = gradient;
       // Panels where every thread gets some, else inputs: K is never split.
       const bool by_panel = plan_.panels >= (args.n == 1 ? kMaxTilePanels : 1) * team.count;
       k.weight_gradient(args, by_panel ? part_of(plan_.panels, team.id, team.count) : Span{0, plan_.panels},
                         by_panel ? Span{0, args.inputs} : part_of(args.inputs, team.id, team.count), team);
     };
     const Span panels = part_of(plan_.panels, team.id, team.count);
-    k.sum_rows(at.da, nullptr, schedule_.rows(), plan_.panels, cell_.pre_activations, at.sums.data(), panels);
+    k.sum_rows(at.da, da_row_, da_panel_, nullptr, schedule_.rows(), cell_.pre_activations, at.sums.data(), panels);
     if (!few_) take(recurrent_rows(layer, d), at.dr.data());
     if (!one_hot(layer)) {
       if (!few_) take(input_rows(layer, d), at.dw.data());
@@ -219,7 +219,7 @@ class BackwardPass {
     }
     for (int64_t u = 0; u < cache_.ids.size(); ++u) {
       const int64_t begin = group_begin_[static_cast<size_t>(u)], end = group_begin_[static_cast<size_t>(u) + 1];
-      k.sum_rows(at.da, group_rows_.data() + begin, end - begin, plan_.panels, cell_.pre_activations,
+      k.sum_rows(at.da, da_row_, da_panel_, group_rows_.data() + begin, end - begin, cell_.pre_activations,
                  at.dw.data() + u * row_size_, panels);
     }
   }
@@ -237,8 +237,8 @@ class BackwardPass {
     for (int d = 0; d < config_.directions; ++d) {
       GemmArgs<T> g{};
       g.n = 1, g.runs = plan_.panels, g.run_length = cell_.input.count * L_;
-      g.run_stride = cell_.pre_activations * L_;
-      g.a = {work(layer, d).da + cell_.input.first * L_, row_size_, nullptr};
+      g.run_stride = da_panel_;
+      g.a = {work(layer, d).da + cell_.input.first * L_, da_row_, nullptr};
       g.b = weights(layer, d).w_back.data();
       g.init = d == 0 ? Rows<const T>{cache_.weights->zeros.data(), 0, nullptr}
                       : Rows<const T>{out.base, out.stride, out.index};
@@ -306,11 +306,12 @@ class BackwardPass {
   int64_t L_;
   bool few_;
   Plan plan_;
-  int64_t padded_ = 0, row_size_ = 0;
+  int64_t padded_ = 0;
+  int64_t row_size_ = 0;               // [panel][P][L]
+  int64_t da_row_ = 0, da_panel_ = 0;  // from a row or panel of da to the next
   std::vector<DirectionWork<T>> work_;
   std::vector<Buffer<T>> dy_;  // [layer]: of the outputs of every layer but the last, [rows][D * H]
   std::vector<ThreadScratch<T>> scratch_;
-  std::vector<Buffer<T>> packed_;
   std::vector<const T*> dy_index_[2];
   std::vector<T*> dx_index_;
   std::vector<int64_t> group_begin_;

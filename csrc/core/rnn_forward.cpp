@@ -130,7 +130,7 @@ class ForwardPass {
         copy_state0(layer * config_.directions + d, k, direction.state0[k].data());
         if (keep_ && k > 0) direction.state[k] = Buffer<T>(rows * padded_);
       }
-      if (keep_) direction.saved = Buffer<T>(rows * plan_.panels * cell_.saved * kernels<T>().lanes);
+      if (keep_) direction.saved = Buffer<T>(panel_rows_of(rows) * padded_ * cell_.saved);
     }
   }
 
@@ -188,6 +188,7 @@ class ForwardPass {
     }
     args.keep_states = keep_;
     args.saved = keep_ && cell_.saved > 0 ? at.saved.data() : nullptr;
+    args.panel_rows = panel_rows_of(schedule_.rows());
     args.zeros = cache_.weights->zeros.data();
     kernels<T>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team),
                                             team);

@@ -166,7 +166,7 @@ void cell_forward(const ForwardArgs<T>& f, const StepRow<T>& row, const T* produ
   for (int k = 1; k < C::S; ++k) state[k].store(row.state[k] + unit);
   if (C::saved > 0 && row.saved != nullptr)
 #pragma GCC unroll 4
-    for (int k = 0; k < C::saved; ++k) saved[k].store(row.saved + (panel * C::saved + k) * L);
+    for (int k = 0; k < C::saved; ++k) saved[k].store(row.saved + (panel * f.panel_rows * C::saved + k) * L);
 }
 
 // Every tile of one step of this part: the product that `row.a` takes part in, then `finish(row, product, panel)`.
@@ -241,7 +241,7 @@ void forward(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Part& par
       if (cut)
         for (int k = 0; k < C::S; ++k) row.prev[k] = f.zeros;
       row.a = row.prev[0];
-      row.saved = f.saved != nullptr ? f.saved + r * panels * C::saved * L : nullptr;
+      row.saved = f.saved != nullptr ? f.saved + r * C::saved * L : nullptr;
     }
     chunk_row += count;
     if (f.r == nullptr) {
@@ -267,7 +267,7 @@ void cell_backward(const BackwardArgs<T>& b, const StepRow<T>& row, const T* dh,
   const int64_t unit = panel * L;
   V saved[C::saved > 0 ? C::saved : 1], prev[C::S], state[C::S], ds[C::S], da[C::P];
 #pragma GCC unroll 4
-  for (int k = 0; k < C::saved; ++k) saved[k] = V::load(row.saved + (panel * C::saved + k) * L);
+  for (int k = 0; k < C::saved; ++k) saved[k] = V::load(row.saved + (panel * b.panel_rows * C::saved + k) * L);
   prev[0] = load_units(row.prev[0], unit, b.hidden);
   state[0] = load_units<T>(row.state[0], unit, b.hidden);
   ds[0] = V::load(dh);
@@ -279,7 +279,7 @@ void cell_backward(const BackwardArgs<T>& b, const StepRow<T>& row, const T* dh,
   }
   Cell::backward(saved, prev, state, ds, da);
 #pragma GCC unroll 4
-  for (int p = 0; p < C::P; ++p) da[p].store(row.da + (panel * C::P + p) * L);
+  for (int p = 0; p < C::P; ++p) da[p].store(row.da + (panel * b.panel_rows * C::P + p) * L);
   for (int k = 0; k < C::S; ++k) (row.cut ? V(T(0)) : ds[k]).store(row.ds[k] + unit);
 }
 
@@ -293,10 +293,11 @@ void backward(const BackwardArgs<T>& b, const Scratch<T>& scratch, const Part& p
   const int64_t own = part.panels.end - part.panels.begin;
   const int64_t poll_mask = poll_mask_of(schedule, part, b.hidden * L);
   StepRow<T>* rows = static_cast<StepRow<T>*>(scratch.step_rows);
+  const T* da_of_none = b.da + schedule.rows * C::P * L;  // zeros
 
   // dh = the cell's own path from the step after + da of that step times R, one run of k for each panel of da.
   Tile<T> t;
-  t.runs = panels, t.run_length = C::count * L, t.run_stride = C::P * L;
+  t.runs = panels, t.run_length = C::count * L, t.run_stride = b.panel_rows * C::P * L;
   t.b_panel = panels * C::count * L * L, t.init_panel = L;
 
   for (int64_t s = schedule.steps - 1; s >= 0; --s) {
@@ -305,7 +306,7 @@ void backward(const BackwardArgs<T>& b, const Scratch<T>& scratch, const Part& p
       const int64_t j = part.share.first + i * part.share.stride, r = walk.row(s, j);
       StepRow<T>& row = rows[i];
       const bool last = j >= schedule.active[s + 1];
-      row.a = last || walk.cut(s + 1, j) ? b.zeros : b.da + walk.row(s + 1, j) * panels * C::P * L;
+      row.a = last || walk.cut(s + 1, j) ? da_of_none : b.da + walk.row(s + 1, j) * C::P * L;
       row.a += C::first * L;
       row.dy = b.dy.base != nullptr || b.dy.index != nullptr ? row_of(b.dy, r) : nullptr;
       row.state[0] = const_cast<T*>(row_of(b.y, r));  // read only
@@ -317,8 +318,8 @@ void backward(const BackwardArgs<T>& b, const Scratch<T>& scratch, const Part& p
       }
       for (int k = 0; k < C::S; ++k) row.ds[k] = b.dstate[k] + j * padded;
       row.init = row.ds[0];
-      row.saved = const_cast<T*>(b.saved) + r * panels * C::saved * L;
-      row.da = b.da + r * panels * C::P * L;
+      row.saved = const_cast<T*>(b.saved) + r * C::saved * L;
+      row.da = b.da + r * C::P * L;
       row.cut = cut;
     }
     if (s == schedule.steps - 1) {  // no step after it: nothing to multiply
@@ -338,7 +339,7 @@ void backward(const BackwardArgs<T>& b, const Scratch<T>& scratch, const Part& p
   const int64_t count = sequences(part.share, schedule.active[0]);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t j = part.share.first + i * part.share.stride;
-    rows[i].a = (walk.cut(0, j) ? b.zeros : b.da + walk.row(0, j) * panels * C::P * L) + C::first * L;
+    rows[i].a = (walk.cut(0, j) ? da_of_none : b.da + walk.row(0, j) * C::P * L) + C::first * L;
     rows[i].init = rows[i].ds[0] = b.dstate[0] + j * padded;
   }
   if (count > 0 && own > 0)

@@ -113,8 +113,7 @@ void weight_gradient(const WeightGradientArgs<T>& g, Span panels, Span inputs, T
   using V = Vec<T>;
   constexpr int L = V::lanes;
   if (inputs.begin >= inputs.end) return;
-  const int64_t row_size = g.panels * g.pre_activations * L, out_panel = g.inputs * g.n * L;
-  const int64_t da_panel = kSumBlock * g.n * L;
+  const int64_t out_panel = g.inputs * g.n * L;
   const int width = g.n == 1 ? kMaxTilePanels : 1;  // panels at a time
   constexpr int64_t kBlocksPerPoll = 16;
   const T* x[kSumBlock];
@@ -130,13 +129,18 @@ void weight_gradient(const WeightGradientArgs<T>& g, Span panels, Span inputs, T
       const int64_t rows = g.rows - row0 < kSumBlock ? g.rows - row0 : kSumBlock;
       for (int64_t r = 0; r < rows; ++r) {
         x[r] = row_of(g.x, row0 + r);
-        for (int q = 0; q < q_count; ++q) {
-          const T* from = g.da + (row0 + r) * row_size + ((panel + q) * g.pre_activations + g.first) * L;
-          for (int n = 0; n < g.n; ++n) V::load(from + n * L).store(g.packed + q * da_panel + (r * g.n + n) * L);
+        for (int q = 0; g.packed != nullptr && q < q_count; ++q) {
+          const T* from = g.da + (row0 + r) * g.da_row + (panel + q) * g.da_panel + g.first * L;
+          for (int n = 0; n < g.n; ++n) V::load(from + n * L).store(g.packed + ((q * kSumBlock + r) * g.n + n) * L);
         }
       }
       WeightTile<T> t;
-      t.x = x, t.count = rows, t.da = g.packed, t.da_panel = da_panel, t.out_panel = out_panel;
+      t.x = x, t.count = rows, t.out_panel = out_panel;
+      if (g.packed != nullptr) {
+        t.da = g.packed, t.da_row = g.n * L, t.da_panel = kSumBlock * g.n * L;
+      } else {
+        t.da = g.da + row0 * g.da_row + panel * g.da_panel + g.first * L, t.da_row = g.da_row, t.da_panel = g.da_panel;
+      }
       for (int64_t i = 0; i < tiles; ++i) {
         t.i = inputs.begin + count * i / tiles;
         const int m_count = static_cast<int>(inputs.begin + count * (i + 1) / tiles - t.i);
@@ -152,20 +156,19 @@ template <class T>
 void add_products(const WeightGradientArgs<T>& g, int64_t hidden, const Run& run, T* d_weight, Span panels) {
   using V = Vec<T>;
   constexpr int L = V::lanes, Q = 4;  // vectors of inputs at a time
-  const int64_t row_size = g.panels * g.pre_activations * L;
   for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
     for (int n = 0; n < g.n; ++n) {
       for (int lane = 0; lane < L; ++lane) {
         const int64_t weight = weight_row(run, n, hidden, panel, L, lane);
         if (weight < 0) break;
-        const T* da = g.da + (panel * g.pre_activations + g.first + n) * L + lane;
+        const T* da = g.da + panel * g.da_panel + (g.first + n) * L + lane;
         T* to = d_weight + weight * g.inputs;
         int64_t i = 0;
         for (; i + Q * L <= g.inputs; i += Q * L) {
           V sum[Q];
           for (int q = 0; q < Q; ++q) sum[q] = V(T(0));
           for (int64_t r = 0; r < g.rows; ++r) {
-            const V element(da[r * row_size]);
+            const V element(da[r * g.da_row]);
             const T* x = row_of(g.x, r) + i;
 #pragma GCC unroll 4
             for (int q = 0; q < Q; ++q) sum[q] = fma(V::load(x + q * L), element, sum[q]);
@@ -176,7 +179,7 @@ void add_products(const WeightGradientArgs<T>& g, int64_t hidden, const Run& run
           const int count = static_cast<int>(g.inputs - i < L ? g.inputs - i : L);
           V sum(T(0));
           for (int64_t r = 0; r < g.rows; ++r)
-            sum = fma(V::load_first(row_of(g.x, r) + i, count), V(da[r * row_size]), sum);
+            sum = fma(V::load_first(row_of(g.x, r) + i, count), V(da[r * g.da_row]), sum);
           (V::load_first(to + i, count) + sum).store_first(to + i, count);
         }
       }
@@ -204,13 +207,13 @@ void sum_rows_of_panel(const T* da, const int32_t* order, int64_t count, int64_t
 }
 
 template <class T>
-void sum_rows(const T* da, const int32_t* order, int64_t count, int64_t panels, int pre_activations, T* out,
-              Span span) {
-  const int64_t panel_size = pre_activations * Vec<T>::lanes;
+void sum_rows(const T* da, int64_t da_row, int64_t da_panel, const int32_t* order, int64_t count, int pre_activations,
+              T* out, Span panels) {
   static constexpr void (*sum[kMaxPre])(const T*, const int32_t*, int64_t, int64_t, T*) = {
       sum_rows_of_panel<T, 1>, sum_rows_of_panel<T, 2>, sum_rows_of_panel<T, 3>, sum_rows_of_panel<T, 4>};
-  for (int64_t i = span.begin * panel_size; i < span.end * panel_size; i += panel_size)
-    sum[pre_activations - 1](da + i, order, count, panels * panel_size, out + i);
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel)
+    sum[pre_activations - 1](da + panel * da_panel, order, count, da_row,
+                             out + panel * pre_activations * Vec<T>::lanes);
 }
 
 }  // namespace rnnfast::RNNFAST_TARGET

@@ -28,6 +28,10 @@ constexpr int kMaxTileRows = 8;
 constexpr int kMaxTilePanels = 4;
 constexpr int64_t kSumBlock = 256;  // sums over rows restart here; blocks are added in order
 
+// Rows of a panel in arrays that hold one panel's rows side by side, as the weight gradients read them: the rows, one
+// of zeros, and an odd number of them, because panels a power of two apart would fall on the same few sets of a cache.
+constexpr int64_t panel_rows_of(int64_t rows) { return (rows + 1) | 1; }
+
 // Rows of a matrix: index[r] where the rows lie anywhere, else base + r * stride.
 template <class T>
 struct Rows {
@@ -78,8 +82,9 @@ struct ForwardArgs {
   Rows<T> y;                          // row -> [H], state 0 of every step
   T* state[kMaxStates];  // k >= 1: [rows][padded H] if keep_states; else [batch][padded H], updated in place
   bool keep_states;
-  T* saved;        // [rows][panel][saved][L] or null
-  const T* zeros;  // [panels][P][L]
+  T* saved;            // [panel][panel rows][saved][L] or null
+  int64_t panel_rows;  // of saved and da: see panel_rows_of
+  const T* zeros;      // [panels][P][L]
 };
 
 template <class T>
@@ -91,12 +96,13 @@ struct BackwardArgs {
   const T* state0[kMaxStates];  // [batch][padded H]
   Rows<const T> y;              // row -> [H]
   const T* state[kMaxStates];   // k >= 1: [rows][padded H]
-  const T* saved;               // [rows][panel][saved][L]
+  const T* saved;               // [panel][panel rows][saved][L]
   Rows<const T> dy;             // row -> [H]; neither base nor index: zeros
   T* dstate[kMaxStates];        // [batch][padded H]: in, gradient of the last states; out, of the first
-  T* da;                        // [rows][panel][P][L]; may be `saved` where that has as many entries
-  bool dstate0;                 // whether the gradient of the first states is wanted
-  const T* zeros;               // [panels][P][L]
+  T* da;                        // [panel][panel rows][P][L], row `rows` zeros; may be `saved` where that is as large
+  int64_t panel_rows;
+  bool dstate0;    // whether the gradient of the first states is wanted
+  const T* zeros;  // [panels][P][L]
 };
 
 // One thread's scratch for a pass over a layer; memory of its own, so that threads never write one cache line.
@@ -132,16 +138,16 @@ struct GemmArgs {
   int64_t width;  // valid elements of a row where n == 1: neither init nor out is touched behind them; else -1
 };
 
-// gradient[panel][i][n][lane] = sum over rows of x[row][i] * da[row][panel][first + n][lane]
+// gradient[panel][i][n][lane] = sum over rows of x[row][i] * da(row, panel)[first + n][lane]
 template <class T>
 struct WeightGradientArgs {
   int64_t rows, inputs;
   Rows<const T> x;  // row -> [inputs]
-  const T* da;      // [rows][panels][P][L]
-  int64_t panels;
-  int pre_activations, first, n;
+  const T* da;      // (row, panel) -> [P][L] at row * da_row + panel * da_panel
+  int64_t da_row, da_panel;
+  int first, n;
   T* gradient;  // [panels][inputs][n][L], assigned
-  T* packed;    // this thread's [kMaxTilePanels][kSumBlock][n][L]
+  T* packed;    // this thread's [kMaxTilePanels][kSumBlock][n][L] where rows lie far apart; or null
 };
 
 // Element (k, panel, n, lane) lies at k * k_stride + panel * panel_stride + n * L + lane.
@@ -181,8 +187,10 @@ struct Kernels {
 
   void (*gemm)(const GemmArgs<T>&, Span rows, Span panels, Team&);
   void (*weight_gradient)(const WeightGradientArgs<T>&, Span panels, Span inputs, Team&);
-  // out[panel][p][lane] = sum of the rows order[0 .. count) of da, or of rows 0 .. count where order is null
-  void (*sum_rows)(const T* da, const int32_t* order, int64_t count, int64_t panels, int pre_activations, T* out, Span);
+  // out[panel][p][lane] = sum of the rows order[0 .. count) of da, or of rows 0 .. count where order is null; da as
+  // WeightGradientArgs has it
+  void (*sum_rows)(const T* da, int64_t da_row, int64_t da_panel, const int32_t* order, int64_t count,
+                   int pre_activations, T* out, Span panels);
   // Columns ids[0 .. k), or all, of d_weight (gates * H, width) += gradient
   void (*add_gradient)(const PackedGradient<T>&, int64_t hidden, int64_t width, const int32_t* ids, int64_t k,
                        const Run&, T* d_weight, Span panels);

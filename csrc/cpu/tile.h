@@ -40,6 +40,11 @@ void tile(const Tile<T>& t) {
   const T* b = t.b;
   const int64_t b_panel = t.b_panel, length = t.run_length;
   for (int64_t run = 0; run < t.runs; ++run) {
+    if (run + 1 < t.runs)  // runs lie far apart, where no processor foresees the next one
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m)
+        for (int64_t k = 0; k < length; k += 64 / static_cast<int64_t>(sizeof(T)))
+          __builtin_prefetch(a[m] + t.run_stride + k);
     for (int64_t k = 0; k < length; ++k) {
       V w[Q * N];
 #pragma GCC unroll 16
@@ -68,8 +73,8 @@ template <class T>
 struct WeightTile {
   const T* const* x;  // [count]
   int64_t i, count;
-  const T* da;  // [count][N][L], panels da_panel apart
-  int64_t da_panel;
+  const T* da;  // [N][L] a row
+  int64_t da_row, da_panel;
   T* out;  // [M][N][L], panels out_panel apart
   int64_t out_panel;
 };
@@ -84,7 +89,7 @@ void weight_tile(const WeightTile<T>& t) {
 #pragma GCC unroll 16
     for (int j = 0; j < Q * N; ++j) sum[m][j] = V(0);
   const T* da = t.da;
-  const int64_t da_panel = t.da_panel;
+  const int64_t da_row = t.da_row, da_panel = t.da_panel;
   for (int64_t k = 0; k < t.count; ++k) {
     const T* x = t.x[k] + t.i;
     V w[Q * N];
@@ -96,7 +101,7 @@ void weight_tile(const WeightTile<T>& t) {
 #pragma GCC unroll 16
       for (int j = 0; j < Q * N; ++j) sum[m][j] = fma(element, w[j], sum[m][j]);
     }
-    da += N * L;
+    da += da_row;
   }
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
