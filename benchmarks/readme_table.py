@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from rnnfast.bench import report
+from rnnfast.bench import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- bench:begin (\S+) -->\n)(.*?)(<!-- bench:end (\S+) -->)", re.DOTALL)
@@ -36,7 +36,7 @@ def shakespeare(doc):
         "and the wall clock from the start of the process to each loss and to the end, evaluations included. Medians "
         "over the seeds."
     )
-    return "\n\n".join([about, report.markdown(head, lines), where(doc["info"], doc["date"])])
+    return "\n\n".join([about, tables.markdown(head, lines), where(doc["info"], doc["date"])])
 
 
 def tbptt_memory(doc):
@@ -50,7 +50,7 @@ def tbptt_memory(doc):
         peak, start = (f"{r[k] / 2**20:,.0f} MiB" for k in ("peak_bytes", "start_bytes"))
         lines.append([f"{r['kind']} BPTT", f"{r['steps']:,}", peak, start])
     head = ["", "steps", "peak", "before the first step"]
-    return "\n\n".join([about, report.markdown(head, lines), where(doc["info"])])
+    return "\n\n".join([about, tables.markdown(head, lines), where(doc["info"])])
 
 
 ROBUSTNESS = {  # what is measured, and how it is written
@@ -66,7 +66,7 @@ ROBUSTNESS = {  # what is measured, and how it is written
 def robustness(doc):
     lines = [[what, form.format(doc[k]["worst"] * scale)] for k, (what, form, scale) in ROBUSTNESS.items() if k in doc]
     any_of = next(iter(doc.values()))
-    return "\n\n".join([report.markdown(["", "measured"], lines), where(any_of["info"], any_of["date"])])
+    return "\n\n".join([tables.markdown(["", "measured"], lines), where(any_of["info"], any_of["date"])])
 
 
 def clock(seconds):
@@ -80,8 +80,13 @@ def where(info, date=None):
 
 
 TABLES = {
-    "layers": ("bench.json", report.layers_table),
-    "charlm": ("bench.json", report.charlm_table),
+    "means": ("bench.json", tables.means_table),
+    "layers": ("bench.json", tables.layers_table),
+    "ragged": ("bench.json", tables.ragged_table),
+    "streams": ("bench.json", tables.streams_table),
+    "models": ("bench.json", tables.models_table),
+    "processes": ("bench.json", tables.processes_table),
+    "limits": ("bench.json", tables.limits_table),
     "shakespeare": ("shakespeare.json", shakespeare),
     "tbptt_memory": ("tbptt_memory.json", tbptt_memory),
     "robustness": ("robustness.json", robustness),

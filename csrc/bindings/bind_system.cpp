@@ -3,6 +3,7 @@
 
 #include "arrays.h"
 #include "core/buffer.h"
+#include "core/limits.h"
 #include "cpu/dispatch.h"
 
 namespace rnnfast {
@@ -26,6 +27,16 @@ Array<T> math_test(const std::string& name, const Array<T>& x) {
   return y;
 }
 
+// The same function, run with the GIL released.
+template <class... Args>
+auto unlocked(double (*measure)(Args...)) {
+  return [measure](Args... args) {
+    double result = 0;
+    without_gil([&] { result = measure(args...); });
+    return result;
+  };
+}
+
 }  // namespace
 
 void bind_system(py::module_& m) {
@@ -37,6 +48,10 @@ void bind_system(py::module_& m) {
   m.def("isas", isa_names);
   m.def("default_threads", default_threads);
   m.def("pool_clear", pool_clear);
+  m.def("peak_float32", unlocked(peak_float32), py::arg("threads"), py::arg("seconds"));
+  m.def("peak_bfloat16", unlocked(peak_bfloat16), py::arg("threads"), py::arg("seconds"));
+  m.def("read_bandwidth", unlocked(read_bandwidth), py::arg("nbytes"), py::arg("threads"), py::arg("seconds"));
+  m.def("exchange_time", unlocked(exchange_time), py::arg("seconds"));
   m.def("math_test", math_test<float>, py::arg("name"), py::arg("x").noconvert());
   m.def("math_test", math_test<double>, py::arg("name"), py::arg("x").noconvert());
 }

@@ -3,6 +3,7 @@
 
 #include "../core/random.h"
 #include "driver.h"
+#include "limits.h"
 #include "loss.h"
 #include "optim.h"
 
@@ -57,6 +58,11 @@ constexpr Kernels<T> make_kernels(const char* isa) {
   k.add_products = add_products<T>;
   k.dropout = dropout<T>;
   k.math = math<T>;
+  k.fma_loop = fma_loop<T>;
+  k.read_loop = read_loop<T>;
+#if defined(__AVX512F__)
+  k.bf16_loop = bf16_loop;
+#endif
   return k;
 }
 

@@ -1,12 +1,15 @@
-"""`rnnfast bench`: rnnfast and torch side by side, in one run, on this machine.
+"""`rnnfast bench`: rnnfast and what one would use instead, side by side, in one run, on this machine.
 
-cases.py says what is timed, peers.py who and how, measure.py times, report.py writes it down.
+cases.py says what is timed, peers.py (and peer_*.py) who and how, limits.py what the machine could do at best,
+measure.py times, process.py measures what needs a process of its own, report.py writes it down,
+tables.py for readers.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,16 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from .. import threads as our_threads
-from . import report
+from . import process, report, tables
 from .cases import Case, all_cases, select
+from .limits import Machine, exchange
 from .measure import QUICK, AnswersDiffer, Effort, compare, interleaved
-from .peers import find_peers, runners, tolerance
+from .peers import PART, find_peers, runners, tolerance
 
 __all__ = ["main", "run"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command: a table on standard output, progress on standard error. 1 if a peer's answers differ from ours."""
+    """The command: tables on standard output, progress on standard error. 1 if a peer's answers differ from ours."""
     parser = _parser()
     args = parser.parse_args(argv)
     cases = select(all_cases(args.quick), args.cases)
@@ -33,83 +37,154 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.list:
         print("\n".join(case.name for case in cases))
         return 0
+    threads = args.threads or _default_threads()
+    if args.limits:
+        between = [exchange(max(threads)) for _ in range(20)]
+        print(tables.limits_of(_machine(threads).to_dict(), list(filter(None, between))))
+        return 0
+    if (args.resume or args.again) and args.out is None:
+        parser.error(f"argument {'--resume' if args.resume else '--again'}: needs --out, the file to go on with")
+    before = _read(args.out) if args.resume or args.again else {}
+    if args.again:
+        before["rows"] = [r for r in before.get("rows", []) if not r["noisy"]]
     with _output(args.out) as write:
-        doc, failed = run(cases, args.threads or _default_threads(), QUICK if args.quick else Effort())
-        write(doc)
-    print(report.table(doc))
+        doc, failed = run(cases, threads, QUICK if args.quick else Effort(), before, write, args.wheel)
+    print(tables.everything(doc))
     return 1 if failed else 0
 
 
-def run(cases: Sequence[Case], threads: Sequence[int], effort: Effort) -> tuple[dict[str, Any], list[str]]:
-    """(document, cases whose answers differ: they have no row). A line for each case goes to standard error."""
+def run(
+    cases: Sequence[Case],
+    threads: Sequence[int],
+    effort: Effort,
+    before: dict[str, Any],
+    write: Callable[[dict[str, Any]], object],
+    wheel: Path | None = None,
+) -> tuple[dict[str, Any], list[str]]:
+    """(document, cases whose answers differ: they have no row). A line for each case goes to standard error.
+
+    `before`: a document whose rows are not measured again, or nothing. `write` gets the document after every row.
+    """
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    peers = find_peers()
-    versions = {name: None if peer is None else str(peer.__version__) for name, peer in peers.items()}
-    for name, peer in peers.items():
-        if peer is None:
-            _say(f"{name} cannot be imported, so it is not compared (pip install 'rnnfast[bench]' brings it)")
-    rows: list[dict[str, Any]] = []
+    machine = _machine(threads)
+    if "limits" in before:
+        machine = machine.best_of(Machine.from_dict(before["limits"]))
+    rows = {(r["case"], r["threads"]): r for r in before.get("rows", [])}
+    peers: dict[str, str | None] = before.get("peers", {})
+    processes: dict[str, Any] = before.get("processes", {})
     failed: list[str] = []
-    total = len(cases) * len(threads)
+    order = [case.name for case in all_cases()] + [case.name for case in cases]
+
+    def document() -> dict[str, Any]:
+        # A reader looks for a case first, then for a number of threads.
+        ordered = sorted(rows.values(), key=lambda r: (order.index(r["case"]), r["threads"]))
+        return report.document(ordered, peers, effort, load, machine, processes)
+
     for n in threads:
-        for case in cases:
-            where = f"[{len(rows) + len(failed) + 1}/{total}] {case.name}, {n} thread{'s' if n > 1 else ''}"
-            try:
-                rows.append(_measure(case, n, peers, effort))
-            except AnswersDiffer as e:
-                failed.append(case.name)
-                _say(f"{where}: NOT TIMED, the answers differ: {e}")
+        left = [case for case in cases if (case.name, n) not in rows]
+        for i, (kind, value) in enumerate(_apart(left, n, effort) if left else ()):
+            where = f"[{n} thread{'s' if n > 1 else ''}, {i}/{len(left)}]"
+            if kind == "peers":
+                peers = value
+                for name in [name for name, version in peers.items() if version is None]:
+                    _say(f"{name} cannot be imported, so it is not compared (pip install 'rnnfast[bench]' brings it)")
+            elif kind == "row":
+                rows[value["case"], n] = value
+                _say(f"{where} {value['case']}: {report.line(value, machine)}")
+                write(document())
             else:
-                _say(f"{where}: {_line(rows[-1])}")
-    # A reader looks for a case first, then for a number of threads.
-    rows.sort(key=lambda r: [case.name for case in cases].index(r["case"]))
-    return report.document(rows, versions, effort, load), failed
+                failed.append(value)
+                _say(f"{where} {value}")
+    for name, of in process.measurements(wheel).items():
+        if name not in processes and effort != QUICK:
+            _say(f"[{name}]")
+            processes[name] = of(peers)
+            write(document())
+    doc = document()
+    write(doc)
+    return doc, failed
 
 
-def _measure(case: Case, threads: int, peers: dict[str, Any], effort: Effort) -> dict[str, Any]:
-    with _threads(threads, peers.get("torch")):
-        ours, *others = runners(case, peers)
+Found = Iterator[tuple[str, Any]]
+
+
+def _measure_all(cases: Sequence[Case], threads: int, effort: Effort) -> Found:
+    """("peers", versions), then for each case ("row", row), or ("failed", message) where the answers differ."""
+    peers = find_peers()
+    yield "peers", peers
+    for case in cases:
+        try:
+            yield "row", _measure(case, threads, peers, effort)
+        except AnswersDiffer as e:
+            yield "failed", f"{case.name}: NOT TIMED, the answers differ: {e}"
+
+
+def _measure(case: Case, threads: int, peers: dict[str, str | None], effort: Effort) -> dict[str, Any]:
+    with our_threads(threads):
+        ours, *others = runners(case, peers, threads)
         answers = ours.answers()
         differences = {}
-        for other in others:
+        for other in [other for other in others if other.name != PART]:
             try:
                 differences[other.name] = compare(answers, other.answers(), tolerance(case))
             except AnswersDiffer as e:
                 raise AnswersDiffer(f"{other.name}: {e}") from e
+        before = exchange(threads)
         timings = interleaved({runner.name: runner.run for runner in (ours, *others)}, effort)
-    return report.row(case, threads, differences, timings)
+    return report.row(case, threads, differences, timings, min(before, exchange(threads)))
 
 
-@contextmanager
-def _threads(n: int, torch: Any) -> Iterator[None]:
-    before = None if torch is None else torch.get_num_threads()
+def _apart(cases: Sequence[Case], threads: int, effort: Effort) -> Found:
+    """_measure_all in a process of its own, which may run on `threads` processors: some libraries make a thread for
+    each, once, and have no other setting."""
+    context = multiprocessing.get_context("spawn")
+    results, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(sender, cases, threads, effort), daemon=True)
+    child.start()
+    sender.close()
     try:
-        if torch is not None:
-            torch.set_num_threads(n)
-        with our_threads(n):
-            yield
+        while (found := results.recv()) is not None:
+            yield found
+    except EOFError:
+        child.join()
+        raise RuntimeError(f"the process that measured ended with exit code {child.exitcode}") from None
     finally:
-        if torch is not None:
-            torch.set_num_threads(before)
+        child.terminate()
+        child.join()
 
 
-def _line(row: dict[str, Any]) -> str:
-    parts = [f"{name} {report.duration(timing['median'])}" for name, timing in row["seconds"].items()]
-    best = report.best_ratio(row)
-    return ", ".join(parts) + ("" if best is None else f": {best:.2f} x") + (" (noisy)" if row["noisy"] else "")
+def _child(sender: Any, cases: Sequence[Case], threads: int, effort: Effort) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    try:
+        for found in _measure_all(cases, threads, effort):
+            sender.send(found)
+        sender.send(None)
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass  # Ctrl-C reaches the parent too, and it says so
+
+
+def _machine(threads: Sequence[int]) -> Machine:
+    _say("measuring what the machine can do")
+    return Machine.measure(max(threads))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rnnfast bench",
-        description="Time rnnfast beside torch, where it is installed: same weights and inputs, same answers.",
+        description="Time rnnfast beside torch, onnxruntime and JAX, where they are installed: same weights and "
+        "inputs, same answers; and beside the least time that this machine could take.",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--out", type=Path, metavar="FILE", help="write everything that was measured to FILE, as JSON")
-    add("--quick", action="store_true", help="few cases, few repeats: half a minute, rough figures")
+    add("--out", type=Path, metavar="FILE", help="write everything that was measured to FILE, as JSON, row by row")
+    add("--resume", action="store_true", help="go on with FILE: what it has is not measured again")
+    add("--again", action="store_true", help="the same, but its noisy rows are measured again")
+    add("--quick", action="store_true", help="few cases, few repeats: a minute, rough figures")
     add("--threads", type=_counts, metavar="N,M", help="numbers of threads (default: 1,2; 1 where there is one core)")
     add("--cases", metavar="WORDS", help="only cases with one of these words in their name: lstm/forward,charlm")
+    add("--wheel", type=Path, metavar="FILE", help="a wheel of rnnfast, to write down its size")
+    add("--limits", action="store_true", help="only measure and print what the machine can do at best")
     add("--list", action="store_true", help="print the names of the cases and stop")
     return parser
 
@@ -118,6 +193,8 @@ def _counts(text: str) -> list[int]:
     counts = [int(part) if part.strip().isdigit() else 0 for part in text.split(",")]
     if min(counts) < 1:
         raise argparse.ArgumentTypeError(f"must be numbers of at least 1 with commas between them, got {text!r}")
+    if max(counts) > report.cores():
+        raise argparse.ArgumentTypeError(f"must be at most {report.cores()}, the cores that there are, got {text!r}")
     return counts
 
 
@@ -125,10 +202,24 @@ def _default_threads() -> list[int]:
     return [1, 2] if report.cores() > 1 else [1]
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """An earlier document of this machine and version; nothing where there is none."""
+    if not path.is_file():
+        return {}
+    doc: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    here = report.about(None)
+    for key in ("rnnfast", "isa", "cpu", "cores", "python"):
+        if doc.get("format") != report.FORMAT or doc["info"][key] != here[key]:
+            raise ValueError(
+                f"{path} must be of this machine and version to go on with it: without --resume it starts anew"
+            )
+    return doc
+
+
 @contextmanager
 def _output(path: Path | None) -> Iterator[Callable[[dict[str, Any]], object]]:
     """A function that writes the document to `path`. A path that cannot be written shows now, not after minutes of
-    measuring, and what was there stays until the new document is whole."""
+    measuring, and what was there stays until a new document is whole."""
     if path is None:
         yield lambda doc: None
         return

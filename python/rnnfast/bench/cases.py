@@ -1,32 +1,48 @@
 """What is timed: the cases, and their weights and inputs, drawn from a fixed seed so that every peer gets the same.
 
-A layer has the shape T (steps), B (sequences), I (inputs), H (hidden units); V is the size of a vocabulary.
+A case has T (steps), B (sequences), I (inputs), H (hidden units); V is the size of a vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CELLS", "Case", "CharModel", "Layer", "all_cases", "arrays", "parameters", "select"]
+from ..layers import RNN
+
+__all__ = [
+    "CELLS", "MODES", "Case", "Layer", "Model", "all_cases", "arrays", "from_config", "lengths", "parameters", "select",
+]  # fmt: skip
 
 Arrays = dict[str, NDArray[Any]]
 
 CELLS = ("rnn", "lstm", "gru")
+MODES = ("forward", "forward+backward")
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}  # rows of a weight matrix, in units of H
 
 SHAPES = (  # T, B, I, H
     (50, 64, 128, 256),
     (100, 32, 512, 512),
     (50, 50, 128, 128),
+    (20, 64, 1024, 1024),
+    (35, 20, 650, 650),
     (128, 16, 32, 64),
+    (400, 8, 40, 320),
+    (1000, 4, 64, 128),
     (100, 1, 256, 256),
     (1, 1, 512, 512),
 )
 QUICK_SHAPES = ((50, 50, 128, 128), (100, 1, 256, 256))
+VARIANTS: tuple[tuple[dict[str, Any], tuple[int, ...]], ...] = (  # and the shapes, by their place in SHAPES
+    ({"layers": 2}, (0, 8)),
+    ({"bidirectional": True}, (0, 8)),
+    ({"ragged": True}, (0, 1, 6)),
+)
+STREAMS = (16, 64, 256, 512)  # I = H of one step of one sequence
 
 LEARNING_RATE, CLIP_NORM = 2e-3, 5.0
 CHUNKS = 8  # of a training stream that comes round again
@@ -34,8 +50,9 @@ CHUNKS = 8  # of a training stream that comes round again
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer over a whole sequence. "forward" is inference; "forward+backward" has the gradients of x, of all
-    weights and of all biases for a given gradient of y."""
+    """Recurrent layers over whole sequences: "forward" is inference; "forward+backward" has the gradients of x, of all
+    weights and of all biases for a given gradient of y. Both take the parameters as they are at that moment. "step" is
+    one step of a stream, which may have packed them beforehand, the state carried to the next."""
 
     cell: str
     mode: str
@@ -43,18 +60,25 @@ class Layer:
     B: int
     I: int
     H: int
+    layers: int = 1
+    bidirectional: bool = False
+    ragged: bool = False
+    dtype: str = "float32"
 
     @property
     def name(self) -> str:
-        return f"{self.cell}/{self.mode}/T{self.T}-B{self.B}-I{self.I}-H{self.H}"
+        marks = [f"L{self.layers}"] * (self.layers > 1) + ["bidirectional"] * self.bidirectional
+        marks += ["ragged"] * self.ragged + [self.dtype] * (self.dtype != "float32")
+        return "-".join([f"{self.cell}/{self.mode}/T{self.T}", f"B{self.B}", f"I{self.I}", f"H{self.H}", *marks])
 
 
 @dataclass(frozen=True)
-class CharModel:
-    """A job of the character model of char-rnn: LSTM layers over one-hot characters and a linear output layer.
+class Model:
+    """A job of a language model: LSTM layers over one-hot characters, or words with an embedding, and a linear output
+    layer.
 
     "step" is one training step: forward, loss, backward, clipping by norm, Adam; the state is carried to the next.
-    "sample" draws T characters, one stream, each the input of the next step.
+    "sample" draws T tokens for each of B streams, each the input of its next step.
     """
 
     job: str
@@ -63,21 +87,53 @@ class CharModel:
     V: int = 65
     H: int = 128
     layers: int = 2
+    embedding: int | None = None
+    dtype: str = "float32"
 
     @property
     def name(self) -> str:
-        return f"charlm/{self.job}/{self.layers}x{self.H}-T{self.T}-B{self.B}"
+        kind = "wordlm" if self.embedding else "charlm"
+        mark = "" if self.dtype == "float32" else f"-{self.dtype}"
+        return f"{kind}/{self.job}/{self.layers}x{self.H}-T{self.T}-B{self.B}{mark}"
 
 
-Case = Layer | CharModel
-CHAR = (CharModel("step", T=50, B=50), CharModel("sample", T=200, B=1))
-QUICK_CHAR = (CharModel("step", T=50, B=50), CharModel("sample", T=50, B=1))
+Case = Layer | Model
+MODELS = (
+    Model("step", T=50, B=50),
+    Model("step", T=64, B=64, H=512),
+    Model("step", T=35, B=20, V=10_000, H=650, embedding=650),
+    *(Model("sample", T=200, B=streams, H=H) for H in (128, 512) for streams in (1, 16)),
+)
+QUICK_MODELS = (Model("step", T=50, B=50), Model("sample", T=50, B=1))
 
 
 def all_cases(quick: bool = False) -> list[Case]:
-    shapes = QUICK_SHAPES if quick else SHAPES
-    layers = [Layer(cell, mode, *s) for s in shapes for cell in CELLS for mode in ("forward", "forward+backward")]
-    return [*layers, *(QUICK_CHAR if quick else CHAR)]
+    pairs = [(cell, mode) for cell in CELLS for mode in MODES]
+    if quick:
+        layers = [Layer(cell, mode, *shape) for shape in QUICK_SHAPES for cell, mode in pairs]
+        return [*layers, Layer("lstm", "step", 1, 1, 64, 64), *QUICK_MODELS]
+    # bfloat16 pays where there is enough to multiply.
+    dtypes = ("float32", "bfloat16") if _computes_in("bfloat16") else ("float32",)
+    layers = [
+        Layer(cell, mode, *shape, dtype=dtype)
+        for shape in SHAPES
+        for dtype in dtypes
+        for cell, mode in pairs
+        if dtype == "float32" or shape[1] >= 20
+    ]
+    layers += [
+        Layer(cell, mode, *SHAPES[i], **variant) for variant, places in VARIANTS for i in places for cell, mode in pairs
+    ]
+    layers += [Layer(cell, "step", 1, 1, H, H) for H in STREAMS for cell in CELLS]
+    return [*layers, *MODELS]
+
+
+def _computes_in(dtype: str) -> bool:
+    try:
+        RNN(1, 1, compute_dtype=dtype)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def select(cases: list[Case], pattern: str | None) -> list[Case]:
@@ -88,32 +144,48 @@ def select(cases: list[Case], pattern: str | None) -> list[Case]:
     return [case for case in cases if any(word in case.name for word in words)]
 
 
+def from_config(config: Mapping[str, Any]) -> Case:
+    """The case of dataclasses.asdict(case)."""
+    return Layer(**config) if "cell" in config else Model(**config)
+
+
 def parameters(case: Case) -> Arrays:
     """Weights and biases under PyTorch's names, uniform in +-1/sqrt(H) as PyTorch draws them."""
     rng = np.random.default_rng(1)
     shapes: dict[str, tuple[int, ...]] = {}
-    cell, layers, prefix = (case.cell, 1, "") if isinstance(case, Layer) else ("lstm", case.layers, "rnn.")
-    rows = GATES[cell] * case.H
-    for layer in range(layers):
-        width = case.H if layer else case.I if isinstance(case, Layer) else case.V
-        shapes[f"{prefix}weight_ih_l{layer}"] = (rows, width)
-        shapes[f"{prefix}weight_hh_l{layer}"] = (rows, case.H)
-        shapes[f"{prefix}bias_ih_l{layer}"] = shapes[f"{prefix}bias_hh_l{layer}"] = (rows,)
-    if isinstance(case, CharModel):
+    cell, prefix, directions, width = "lstm", "rnn.", 1, 0
+    if isinstance(case, Layer):
+        cell, prefix, directions, width = case.cell, "", 2 if case.bidirectional else 1, case.I
+    else:
+        width = case.embedding or case.V
+        if case.embedding:
+            shapes["embedding.weight"] = (case.V, width)
         shapes |= {"output.weight": (case.V, case.H), "output.bias": (case.V,)}
+    rows = GATES[cell] * case.H
+    for layer in range(case.layers):
+        for suffix in ("", "_reverse")[:directions]:
+            shapes[f"{prefix}weight_ih_l{layer}{suffix}"] = (rows, directions * case.H if layer else width)
+            shapes[f"{prefix}weight_hh_l{layer}{suffix}"] = (rows, case.H)
+            shapes[f"{prefix}bias_ih_l{layer}{suffix}"] = shapes[f"{prefix}bias_hh_l{layer}{suffix}"] = (rows,)
     bound = case.H**-0.5
     return {name: rng.uniform(-bound, bound, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def arrays(case: Case) -> Arrays:
-    """Inputs: of a layer x (T, B, I) and dy (T, B, H); of the model tokens (CHUNKS, T+1, B), or the prompt (1,)."""
+    """Inputs: of layers x (T, B, I) and dy (T, B, D*H); of a model tokens (CHUNKS, T+1, B), or the prompt (1,)."""
     rng = np.random.default_rng(2)
     if isinstance(case, Layer):
+        width = case.H * (2 if case.bidirectional else 1)
         x = rng.standard_normal((case.T, case.B, case.I), dtype=np.float32)
-        return {"x": x, "dy": rng.standard_normal((case.T, case.B, case.H), dtype=np.float32)}
+        return {"x": x, "dy": rng.standard_normal((case.T, case.B, width), dtype=np.float32)}
     if case.job == "sample":
         return {"prompt": np.zeros(1, np.int32)}
-    # Frequencies that fall like those of letters: where few symbols are common, a row of weights is used again soon.
+    # Frequencies that fall like those of letters or words: where few are common, a row of weights is used again soon.
     weights = 1.0 / np.arange(1, case.V + 1)
     tokens = rng.choice(case.V, (CHUNKS, case.T + 1, case.B), p=weights / weights.sum())
     return {"tokens": tokens.astype(np.int32)}
+
+
+def lengths(case: Layer) -> NDArray[np.int64] | None:
+    """(B,) uniform in 1 .. T where the case is ragged, else None."""
+    return np.random.default_rng(3).integers(1, case.T + 1, case.B) if case.ragged else None

@@ -31,15 +31,17 @@ class AnswersDiffer(Exception):
 @dataclass(frozen=True)
 class Effort:
     """How long to measure a case: `repeats` blocks of `block` seconds for each peer, or fewer (at least `least`) once
-    `limit` seconds have passed."""
+    `limit` seconds have passed. Before each block `settle` seconds of rest: the threads of whoever came before wait for
+    more work for some milliseconds, on the processors that the next one needs."""
 
     repeats: int = 11
     least: int = 5
     block: float = 0.03
-    limit: float = 12.0
+    limit: float = 6.0
+    settle: float = 0.02
 
 
-QUICK = Effort(repeats=5, least=3, block=0.005, limit=2.0)
+QUICK = Effort(repeats=5, least=3, block=0.005, limit=1.0)
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def interleaved(runs: Mapping[str, Callable[[], object]], effort: Effort) -> dic
                 break
             first = turn % len(names)
             for name in names[first:] + names[:first]:
+                time.sleep(effort.settle)
                 seconds[name].append(_block(runs[name], calls[name]))
     return {name: Timing(tuple(seconds[name]), calls[name]) for name in names}
 
