@@ -69,6 +69,23 @@ def robustness(doc):
     return "\n\n".join([tables.markdown(["", "measured"], lines), where(any_of["info"], any_of["date"])])
 
 
+def memory(doc):
+    steps, batch, width, hidden = doc["settings"]["shape"]
+    about = (
+        f"Forward and backward at T {steps}, B {batch}, I {width}, H {hidden}, float32: the largest resident memory "
+        "above what there was before, and the time."
+    )
+    lines = []
+    for row in doc["rows"]:
+        kinds = [k for k in ("rnnfast", "recompute", "torch") if k in row["bytes"]]
+        cells = [f"{row['bytes'][k] / 2**20:.0f} MiB, {row['seconds'][k]['median'] * 1e3:.0f} ms" for k in kinds]
+        lines.append([f"{row['cell'].upper()}, {row['layers']} layer{'s' * (row['layers'] > 1)}", *cells])
+    head = ["", *("`recompute=True`" if k == "recompute" else k for k in kinds)]
+    steps, most = doc["settings"]["steps"], max(g["growth"] for g in doc["growth"].values())
+    grown = f"From step {steps // 10:,} to step {steps:,} of training, memory grew by {max(0, most) / 2**20:.1f} MiB."
+    return "\n\n".join([about, tables.markdown(head, lines), grown, where(doc["info"], doc["date"])])
+
+
 def clock(seconds):
     return f"{seconds:.0f} s" if seconds < 99.5 else f"{seconds / 60:.1f} min"
 
@@ -89,6 +106,7 @@ TABLES = {
     "limits": ("bench.json", tables.limits_table),
     "shakespeare": ("shakespeare.json", shakespeare),
     "tbptt_memory": ("tbptt_memory.json", tbptt_memory),
+    "memory": ("memory.json", memory),
     "robustness": ("robustness.json", robustness),
 }
 

@@ -488,6 +488,10 @@ def test_readme_is_written_and_checked(tmp_path, capsys):
     assert "not up to date" in capsys.readouterr().err
     assert readme_table.main(arguments) == 0
     (results / "tbptt_memory.json").write_text(json.dumps(memory_document()))
+    step = {"cell": "gru", "layers": 2, "bytes": {"rnnfast": 2**22}, "seconds": {"rnnfast": {"median": 0.25}}}
+    doc = {"settings": {"shape": [9, 8, 7, 6], "steps": 50}, "rows": [step], "growth": {"gru": {"growth": -1}}}
+    doc |= {"info": fake_run()["info"], "date": "2026-01-02"}
+    (results / "memory.json").write_text(json.dumps(doc))
     imports = {"worst": 0.0514, "info": fake_run()["info"], "date": "2026-01-02"}
     (results / "robustness.json").write_text(json.dumps({"imports": imports}))
     assert readme_table.main([*arguments, "--check"]) == 1
@@ -496,6 +500,7 @@ def test_readme_is_written_and_checked(tmp_path, capsys):
     assert text.startswith("before\n<!-- bench:begin means -->\n") and text.endswith("-->\nafter\n")
     assert text.count("between\n") == len(names) - 1 and "old" not in text
     assert "2.00 s, 2.00 ×" in text and "| not reached |" in text and "| 2,048 MiB |" in text
+    assert "| GRU, 2 layers | 4 MiB, 250 ms |" in text
     assert re.search(r"\| `import rnnfast`, beyond `import numpy` \| 51 ms +\|", text)
     assert re.search(r"\| fast: LSTM 1 × 256, 0.35 M parameters \| 11 s +\| 21 s +\| not reached", text)
     readme.write_text(text.replace("2.00 ×", "20.0 ×"))

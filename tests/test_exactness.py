@@ -248,6 +248,42 @@ def test_a_kept_cache_gives_the_same_bits_again(cell, dtype, size):
         layer.backward(problem.dy.astype(dtype), None, cache)
 
 
+# Many rows a step and few, blocks of 256 rows that end with a step (16, 32, 64) and that do not (50), long and short.
+RECOMPUTED = [
+    *SIZES,
+    Case("", 100, 32, 17, 33, layers=2, dropout=0.5),
+    Case("", 100, 16, 7, 129, bidirectional=True, reset=True, layers=2),
+    Case("", 90, 50, 7, 33, reset=True),
+    Case("", 600, 4, 7, 33, lengths="random"),
+    Case("", 7, 1, 17, 33, layers=2, bidirectional=True),
+]
+
+
+@DTYPES
+@PER_CELL
+@pytest.mark.parametrize("size", RECOMPUTED, ids=range(len(RECOMPUTED)))
+def test_gates_that_are_computed_again(cell, dtype, size):
+    """For less memory, on any number of threads, and when the cache is kept."""
+    problem = drawn(size, cell)
+    expected = run(problem, dtype)
+    layer = make_layer(problem, dtype, recompute=True)
+    for threads in (1, 2, 3):
+        with rnnfast.threads(threads):
+            layer.rng.step = problem.rng_step
+            assert_same(run(problem, dtype, layer), expected)
+    x, state, keywords = inputs(problem, dtype)
+    stored, again = make_layer(problem, dtype), layer
+    caches = []
+    for each in (stored, again):
+        each.rng.step = problem.rng_step
+        caches.append(each.forward(x, state, **keywords)[2])
+    if cell in ("lstm", "gru") and size.T >= 90 and not size.lengths:
+        assert caches[1].nbytes < 0.8 * caches[0].nbytes
+    kept = backward(again, problem, caches[1], dtype, keep_cache=True)
+    assert_same(kept, backward(stored, problem, caches[0], dtype))
+    assert_same(backward(again, problem, caches[1], dtype), kept)
+
+
 @PER_CELL
 def test_caches_alive_together(cell):
     problems = [

@@ -4,8 +4,11 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <optional>
+#include <vector>
 
+#include "core/buffer.h"
 #include "core/error.h"
 
 namespace rnnfast {
@@ -18,6 +21,16 @@ using Array = py::array_t<T, py::array::c_style>;
 template <class T>
 const T* data_or_null(const std::optional<Array<T>>& array) {
   return array ? array->data() : nullptr;
+}
+
+// An array whose memory is the buffer's, which goes back to the pool with it.
+template <class T>
+Array<T> array_of(Buffer<T>&& buffer, std::vector<py::ssize_t> shape) {
+  auto owner = std::make_unique<Buffer<T>>(std::move(buffer));
+  T* data = owner->data();
+  const py::capsule base(owner.get(), [](void* b) { delete static_cast<Buffer<T>*>(b); });
+  owner.release();
+  return Array<T>(std::move(shape), data, base);
 }
 
 // Runs f with the GIL released. The region polls for signals; the handler's exception (KeyboardInterrupt) is raised.

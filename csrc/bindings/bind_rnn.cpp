@@ -36,9 +36,9 @@ struct Cache {
 template <class T>
 class Rnn {
  public:
-  Rnn(const std::string& cell, int64_t input, int64_t hidden, int layers, int directions, OptionalArrays<T> params,
-      OptionalArrays<T> grads)
-      : config_{cell_of(cell), input, hidden, layers, directions, 0.0},
+  Rnn(const std::string& cell, int64_t input, int64_t hidden, int layers, int directions, bool recompute,
+      OptionalArrays<T> params, OptionalArrays<T> grads)
+      : config_{cell_of(cell), input, hidden, layers, directions, 0.0, recompute},
         states_(cell_shape(config_.cell).states),
         params_(std::move(params)),
         grads_(std::move(grads)) {
@@ -112,7 +112,10 @@ class Rnn {
     RnnBackward<T> io{};
     io.dy = data_or_null(dy), io.dy_stride_time = time(out_width), io.dy_stride_batch = row(out_width);
     py::object dx = py::none();
-    if (want_dx && !of.one_hot) {
+    T* over_x = keep || of.batch_first || !want_dx ? nullptr : place_for_dx(cache);
+    if (over_x != nullptr) {
+      io.dx = over_x, io.dx_stride_time = time(config_.input), io.dx_stride_batch = row(config_.input);
+    } else if (want_dx && !of.one_hot) {
       Array<T> made({of.batch_first ? batch : steps, of.batch_first ? steps : batch, config_.input});
       io.dx = made.mutable_data(), io.dx_stride_time = time(config_.input), io.dx_stride_batch = row(config_.input);
       if (schedule.ragged()) std::fill_n(io.dx, made.size(), T(0));
@@ -128,6 +131,7 @@ class Rnn {
     }
     io.gradients = gradients_.data();
     without_gil([&] { rnn_backward<T>(cache, io, keep, threads); });
+    if (over_x != nullptr) dx = array_of(std::move(cache.x), {steps, batch, config_.input});
     return py::make_tuple(std::move(dx), std::move(dstates));
   }
 
@@ -208,7 +212,7 @@ void bind_type(py::module_& m, const std::string& suffix) {
            [](RnnStepper<T>& s, int k, const std::optional<Array<T>>& state) { s.set_state(k, data_or_null(state)); })
       .def("reset_row", &RnnStepper<T>::reset_row);
   py::class_<Rnn<T>>(m, ("Rnn" + suffix).c_str())
-      .def(py::init<const std::string&, int64_t, int64_t, int, int, OptionalArrays<T>, OptionalArrays<T>>())
+      .def(py::init<const std::string&, int64_t, int64_t, int, int, bool, OptionalArrays<T>, OptionalArrays<T>>())
       .def("pack", [](const Rnn<T>& r) { return std::const_pointer_cast<Packed>(r.pack()); })
       .def("forward", &Rnn<T>::forward, py::arg("x"), py::arg("tokens"), py::arg("batch_first"), py::arg("state"),
            py::arg("lengths"), py::arg("reset"), py::arg("keep"), py::arg("dropout"), py::arg("seed"), py::arg("step"),

@@ -42,14 +42,14 @@ size_t rounded(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-// Large buffers on huge pages, where the system has them: 1 to 3 % of a training step with 500 units or more.
+// Large buffers on huge pages, where the system has them: 1 to 3 % of a training step with 500 units or more. A tail
+// that does not fill one lies on small pages.
 void* allocate(size_t bytes) {
 #if defined(__linux__)
   constexpr size_t kHugePage = size_t{2} << 20;
   if (bytes >= 2 * kHugePage) {
-    bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
     void* memory = std::aligned_alloc(kHugePage, bytes);
-    if (memory != nullptr) madvise(memory, bytes, MADV_HUGEPAGE);  // a wish: that it may fail is no error
+    if (memory != nullptr) madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);  // a wish: it may fail
     return memory;
   }
 #endif

@@ -31,6 +31,7 @@ struct RnnConfig {
   int64_t input, hidden;
   int layers, directions;
   double dropout;  // on the output of every layer but the last, in training
+  bool recompute;  // caches do without the saved values; backward runs forward again to have them
   int64_t input_of(int layer) const { return layer == 0 ? input : directions * hidden; }
 };
 
@@ -93,12 +94,15 @@ struct RnnCache {
     struct Direction {
       Buffer<T> state0[kMaxStates];  // [B][padded H] sorted
       Buffer<T> state[kMaxStates];   // k >= 1: [rows][padded H]
-      Buffer<T> saved;               // [panel][panel rows][saved][L]
+      Buffer<T> saved;               // [panel][panel rows][saved][L]; empty where backward computes it again
     };
     std::vector<Direction> direction;
   };
   std::vector<Layer> layers;
   size_t bytes() const;
+  bool recomputes() const;
+  // What the forward kernel of a layer gets, but for the dense x of a call without a cache.
+  ForwardArgs<T> forward_args(int layer, int d);
 };
 
 // Packs weights for calls that follow (freeze, stream, sample).
@@ -121,11 +125,15 @@ struct RnnBackward {
   const T* dy;  // strides of y; or null for zeros
   int64_t dy_stride_time, dy_stride_batch;
   const T* dstate_n[kMaxStates];  // [layers * D, B, H] or null for zeros
-  T* dx;                          // strides of x; zeroed by the caller where sequences end early; or null
+  T* dx;                          // strides of x; zeroed by the caller where sequences end early; or null; or x's place
   int64_t dx_stride_time, dx_stride_batch;
   T* dstate0[kMaxStates];  // or null
   const RnnGradients<T>* gradients;
 };
+
+// Where dx may be written, [T, B, I], if the cache is not kept: over the copy of x. Null where that has another layout.
+template <class T>
+T* place_for_dx(RnnCache<T>& cache);
 
 // Consumes the cache unless `keep`. An interrupt leaves the gradients as they were.
 template <class T>

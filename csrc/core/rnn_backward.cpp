@@ -1,6 +1,7 @@
 // Backward: the mirror of rnn_forward.cpp, in one parallel region. From the last layer to the first, the recurrence of
-// both directions, then over all rows at once the gradients of the weights and of the layer's input. Weight gradients
-// gather in scratch and are added to the caller's at the very end, so that an interrupt changes nothing.
+// both directions (where the cache has no saved values, after that of forward, which writes the same states again),
+// then over all rows at once the gradients of the weights and of the layer's input. Weight gradients gather in scratch
+// and are added to the caller's at the very end, so that an interrupt changes nothing.
 #include <algorithm>
 
 #include "dropout.h"
@@ -15,9 +16,8 @@ constexpr int64_t kFewRows = 8;  // up to here weight gradients are added as pro
 // What backward makes for one layer and direction.
 template <class T>
 struct DirectionWork {
-  Buffer<T> own_da;
-  T* da = nullptr;               // [panel][panel rows][P][L]
-  Buffer<T> dstate[kMaxStates];  // [B][padded H] sorted
+  T *saved = nullptr, *da = nullptr;  // [panel][panel rows][saved][L], [panel][panel rows][P][L]
+  Buffer<T> dstate[kMaxStates];       // [B][padded H] sorted
   Buffer<T> dw, dr, sums;  // [panel][I][run][L] or, one-hot, [token][panel][P][L]; [panel][H][run][L]; [panel][P][L]
   std::vector<const T*> h_prev;  // [rows] -> [H]
 };
@@ -39,10 +39,15 @@ class BackwardPass {
     padded_ = plan_.panels * L_;
     row_size_ = padded_ * cell_.pre_activations;
     da_row_ = cell_.pre_activations * L_, da_panel_ = panel_rows_of(schedule_.rows()) * da_row_;
+    // One layer at a time needs them, but a few rows' da is needed at the end.
+    for (int i = 0; i < config_.directions * (few_ ? config_.layers : 1); ++i) {
+      saved_.emplace_back(cache.recomputes() ? panel_rows_of(schedule_.rows()) * padded_ * cell_.saved : 0);
+      da_.emplace_back(da_in_place() ? 0 : plan_.panels * da_panel_);
+    }
     for (int i = 0; i < config_.layers * config_.directions; ++i) allocate(i);
-    for (int layer = 1; layer < config_.layers; ++layer)
-      dy_.emplace_back(schedule_.rows() * config_.directions * config_.hidden);
-    for (int i = 0; i < plan_.threads; ++i) scratch_.emplace_back(plan_, cell_, schedule_.rows(), false);
+    for (int i = 0; i < std::min(config_.layers - 1, 2); ++i)
+      dy_[i] = Buffer<T>(schedule_.rows() * config_.directions * config_.hidden);
+    for (int i = 0; i < plan_.threads; ++i) scratch_.emplace_back(plan_, cell_, schedule_.rows(), cache.recomputes());
     index_caller_rows();
     if (cache.token.size() > 0) group_tokens();
   }
@@ -50,9 +55,13 @@ class BackwardPass {
   void run() {
     const bool stopped = parallel(plan_.threads, [this](Team& team) {
       for (int layer = config_.layers - 1; layer >= 0; --layer) {
-        for (int d = 0; d < config_.directions; ++d) recur(layer, d, team);
+        for (int d = 0; d < config_.directions; ++d) {
+          if (cache_.recomputes()) recompute(layer, d, team);
+          recur(layer, d, team);
+        }
         if (team_barrier(team)) return;
         for (int d = 0; d < config_.directions; ++d) weight_gradients(layer, d, team);
+        if (layer == 0 && io_.dx != nullptr && io_.dx == cache_.x.data() && team_barrier(team)) return;  // over x
         input_gradient(layer, team);
         if (team_barrier(team)) return;
       }
@@ -72,6 +81,9 @@ class BackwardPass {
     return cache_.weights->layers[static_cast<size_t>(layer * config_.directions + d)];
   }
   bool one_hot(int layer) const { return layer == 0 && cache_.token.size() > 0; }
+  // da takes the place of the saved values where there are as many, unless they shall live on.
+  bool da_in_place() const { return cell_.saved == cell_.pre_activations && (!keep_ || cache_.recomputes()); }
+  T* dy_of(int layer) { return dy_[layer % 2].data(); }
   int64_t out_width() const { return config_.directions * config_.hidden; }
 
   double flops() const {
@@ -83,13 +95,9 @@ class BackwardPass {
     const int layer = index / config_.directions, d = index % config_.directions;
     Direction& at = direction_of(layer, d);
     DirectionWork<T> to;
-    // da takes the place of the saved values where there are as many, unless they shall live on.
-    if (keep_ || cell_.saved != cell_.pre_activations) {
-      to.own_da = Buffer<T>(plan_.panels * da_panel_);
-      to.da = to.own_da.data();
-    } else {
-      to.da = at.saved.data();
-    }
+    const auto own = static_cast<size_t>(few_ ? index : d);
+    to.saved = cache_.recomputes() ? saved_[own].data() : at.saved.data();
+    to.da = da_in_place() ? to.saved : da_[own].data();
     for (int64_t panel = 0; panel < plan_.panels; ++panel)
       std::fill_n(to.da + panel * da_panel_ + schedule_.rows() * da_row_, da_row_, T(0));
     for (int k = 0; k < cell_.states; ++k) {
@@ -151,6 +159,13 @@ class BackwardPass {
       group_rows_[static_cast<size_t>(next[static_cast<size_t>(cache_.token[r])]++)] = static_cast<int32_t>(r);
   }
 
+  void recompute(int layer, int d, Team& team) {
+    ForwardArgs<T> args = cache_.forward_args(layer, d);
+    args.saved = work(layer, d).saved;
+    kernels<T>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team),
+                                            team);
+  }
+
   void recur(int layer, int d, Team& team) {
     Direction& at = direction_of(layer, d);
     DirectionWork<T>& to = work(layer, d);
@@ -164,9 +179,9 @@ class BackwardPass {
       args.state[k] = at.state[k].data();
       args.dstate[k] = to.dstate[k].data();
     }
-    args.saved = at.saved.data();
+    args.saved = to.saved;
     if (layer + 1 < config_.layers) {
-      args.dy = {dy_[static_cast<size_t>(layer)].data() + d * config_.hidden, out_width(), nullptr};
+      args.dy = {dy_of(layer) + d * config_.hidden, out_width(), nullptr};
     } else if (io_.dy != nullptr) {
       args.dy = {nullptr, 0, dy_index_[d].data()};
     }
@@ -233,7 +248,7 @@ class BackwardPass {
     const Span rows =
         dropped ? Span{view_.offset[times.begin], view_.offset[times.end]} : part_of(view_.rows, team.id, team.count);
     Rows<T> out{nullptr, 0, dx_index_.data()};
-    if (layer > 0) out = {dy_[static_cast<size_t>(layer - 1)].data(), width, nullptr};
+    if (layer > 0) out = {dy_of(layer - 1), width, nullptr};
     for (int d = 0; d < config_.directions; ++d) {
       GemmArgs<T> g{};
       g.n = 1, g.runs = plan_.panels, g.run_length = cell_.input.count * L_;
@@ -310,7 +325,8 @@ class BackwardPass {
   int64_t row_size_ = 0;               // [panel][P][L]
   int64_t da_row_ = 0, da_panel_ = 0;  // from a row or panel of da to the next
   std::vector<DirectionWork<T>> work_;
-  std::vector<Buffer<T>> dy_;  // [layer]: of the outputs of every layer but the last, [rows][D * H]
+  std::vector<Buffer<T>> saved_, da_;  // of the layer at work, where they are not the cache's
+  Buffer<T> dy_[2];                    // of the outputs of the layers below the last in turn, [rows][D * H]
   std::vector<ThreadScratch<T>> scratch_;
   std::vector<const T*> dy_index_[2];
   std::vector<T*> dx_index_;
@@ -321,10 +337,18 @@ class BackwardPass {
 }  // namespace
 
 template <class T>
+T* place_for_dx(RnnCache<T>& cache) {
+  const bool last_use = cache.schedule.rows() > kFewRows;  // else x is needed at the very end
+  return last_use && !cache.schedule.ragged() ? cache.x.data() : nullptr;
+}
+
+template <class T>
 void rnn_backward(RnnCache<T>& cache, const RnnBackward<T>& io, bool keep, int threads) {
   BackwardPass<T>(cache, io, keep, threads).run();
 }
 
+template float* place_for_dx(RnnCache<float>&);
+template double* place_for_dx(RnnCache<double>&);
 template void rnn_backward(RnnCache<float>&, const RnnBackward<float>&, bool, int);
 template void rnn_backward(RnnCache<double>&, const RnnBackward<double>&, bool, int);
 

@@ -38,6 +38,7 @@ class ForwardPass {
       packed = fresh_;
     }
     cache_.weights = std::move(packed);
+    saves_ = keep_ && cell_.saved > 0 && !cache_.recomputes();
     for (int layer = 0; layer < config.layers; ++layer) allocate(layer);
     for (int i = 0; i < plan_.threads; ++i) scratch_.emplace_back(plan_, cell_, schedule_.rows(), true, unpacked_);
   }
@@ -58,6 +59,8 @@ class ForwardPass {
       copy_output(team);
     });
     if (stopped) throw Interrupted();
+    if (!keep_ || fresh_ == nullptr || cache_.recomputes()) return;
+    for (auto& layer : fresh_->layers) layer.w = {}, layer.r = {};  // backward has its own
   }
 
  private:
@@ -130,7 +133,7 @@ class ForwardPass {
         copy_state0(layer * config_.directions + d, k, direction.state0[k].data());
         if (keep_ && k > 0) direction.state[k] = Buffer<T>(rows * padded_);
       }
-      if (keep_) direction.saved = Buffer<T>(panel_rows_of(rows) * padded_ * cell_.saved);
+      if (saves_) direction.saved = Buffer<T>(panel_rows_of(rows) * padded_ * cell_.saved);
     }
   }
 
@@ -162,34 +165,19 @@ class ForwardPass {
   }
 
   void recur(int layer, int d, Team& team) {
-    auto& at = cache_.layers[static_cast<size_t>(layer)].direction[static_cast<size_t>(d)];
-    const auto& weights = cache_.weights->layers[static_cast<size_t>(layer * config_.directions + d)];
-    ForwardArgs<T> args{};
-    args.input = weights.columns, args.hidden = config_.hidden;
-    args.schedule = schedule_.view(), args.reverse = d == 1;
-    args.w = weights.w.data(), args.r = weights.r.data(), args.bias = weights.bias.data();
+    ForwardArgs<T> args = cache_.forward_args(layer, d);
     if (unpacked_) {
       const RnnWeights<T>& from = weights_[layer * config_.directions + d];
       args.w_rows = {from.w_ih, config_.hidden, config_.input_of(layer), cell_.input};
       args.r_rows = {from.w_hh, config_.hidden, config_.hidden, cell_.recurrent};
     }
-    if (layer > 0) {
-      const auto& below = cache_.layers[static_cast<size_t>(layer - 1)];
-      args.x = {below.dropped.size() > 0 ? below.dropped.data() : below.y.data(), config_.input_of(layer), nullptr};
-    } else if (in_.tokens != nullptr) {
-      args.token = cache_.token.data();
-    } else {
-      args.x = x_;
-    }
+    if (layer == 0 && in_.tokens == nullptr) args.x = x_;
     args.y = y_rows(layer, d);
-    for (int k = 0; k < cell_.states; ++k) {
-      args.state0[k] = at.state0[k].data();
-      args.state[k] = keep_ ? at.state[k].data() : at.state0[k].data();  // without a cache c is updated in place
-    }
     args.keep_states = keep_;
-    args.saved = keep_ && cell_.saved > 0 ? at.saved.data() : nullptr;
-    args.panel_rows = panel_rows_of(schedule_.rows());
-    args.zeros = cache_.weights->zeros.data();
+    if (!keep_) {  // c is updated in place
+      auto& at = cache_.layers[static_cast<size_t>(layer)].direction[static_cast<size_t>(d)];
+      for (int k = 1; k < cell_.states; ++k) args.state[k] = at.state0[k].data();
+    }
     kernels<T>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team),
                                             team);
   }
@@ -243,7 +231,7 @@ class ForwardPass {
   const RnnOutput<T>& out_;
   RnnCache<T>& cache_;
   const Schedule& schedule_;
-  bool keep_;
+  bool keep_, saves_ = false;
   Plan plan_;
   int64_t padded_ = 0;
   bool unpacked_ = false;  // weights that are needed once are taken where they are
@@ -269,6 +257,36 @@ size_t RnnCache<T>::bytes() const {
     }
   }
   return sum;
+}
+
+template <class T>
+bool RnnCache<T>::recomputes() const {
+  return config.recompute && schedule.longest() > 1 && cell_shape(config.cell).saved > 0;
+}
+
+template <class T>
+ForwardArgs<T> RnnCache<T>::forward_args(int layer, int d) {
+  Layer& own = layers[static_cast<size_t>(layer)];
+  auto& at = own.direction[static_cast<size_t>(d)];
+  const auto& packed = weights->layers[static_cast<size_t>(layer * config.directions + d)];
+  ForwardArgs<T> args{};
+  args.input = packed.columns, args.hidden = config.hidden;
+  args.schedule = schedule.view(), args.reverse = d == 1;
+  args.w = packed.w.data(), args.r = packed.r.data(), args.bias = packed.bias.data();
+  if (layer > 0) {
+    const Layer& below = layers[static_cast<size_t>(layer - 1)];
+    args.x = {below.dropped.size() > 0 ? below.dropped.data() : below.y.data(), config.input_of(layer), nullptr};
+  } else {
+    args.x = {x.data(), config.input, nullptr};
+    args.token = token.data();
+  }
+  args.y = {own.y.data() + d * config.hidden, config.directions * config.hidden, nullptr};
+  for (int k = 0; k < kMaxStates; ++k) args.state0[k] = at.state0[k].data(), args.state[k] = at.state[k].data();
+  args.keep_states = true;
+  args.saved = at.saved.data();
+  args.panel_rows = panel_rows_of(schedule.rows());
+  args.zeros = weights->zeros.data();
+  return args;
 }
 
 template <class T>

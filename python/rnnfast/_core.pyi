@@ -56,6 +56,7 @@ class Rnn32:
         hidden: int,
         layers: int,
         directions: int,
+        recompute: bool,
         params: list[_F32 | None],
         grads: list[_F32 | None],
     ) -> None: ...
@@ -116,6 +117,7 @@ class Rnn64:
         hidden: int,
         layers: int,
         directions: int,
+        recompute: bool,
         params: list[_F64 | None],
         grads: list[_F64 | None],
     ) -> None: ...

@@ -56,15 +56,22 @@ class Recurrent(Module):
         bidirectional: bool,
         dtype: Any,
         compute_dtype: Any,
+        recompute: bool,
         seed: int | None,
     ) -> None:
         self.input_size = integer("input_size", input_size, 1)
         self.hidden_size = integer("hidden_size", hidden_size, 1)
         self.num_layers = integer("num_layers", num_layers, 1)
-        for name, value in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional)):
+        for name, value in (
+            ("bias", bias),
+            ("batch_first", batch_first),
+            ("bidirectional", bidirectional),
+            ("recompute", recompute),
+        ):
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{name} must be a bool, got {value!r}")
         self.bias, self.batch_first, self.bidirectional = bool(bias), bool(batch_first), bool(bidirectional)
+        self.recompute = bool(recompute)
         if isinstance(dropout, bool) or not isinstance(dropout, int | float | np.number):
             raise TypeError(f"dropout must be a number in [0, 1), got {dropout!r}")
         if not 0 <= dropout < 1:
@@ -107,8 +114,9 @@ class Recurrent(Module):
                     core_grads.append(self.grads[name])
         make: Any = _core.Rnn32 if self.dtype == np.float32 else _core.Rnn64
         self._core = make(
-            self._cell, self.input_size, self.hidden_size, self.num_layers, directions, core_params, core_grads
-        )
+            self._cell, self.input_size, self.hidden_size, self.num_layers, directions, self.recompute,
+            core_params, core_grads,
+        )  # fmt: skip
 
     @property
     def num_directions(self) -> int:
@@ -269,6 +277,8 @@ class RNN(Recurrent):
         bidirectional: a second set of weights reads each sequence from its end; y has its outputs beside the first's.
         dtype: "float32" or "float64".
         compute_dtype: None, or the same as dtype.
+        recompute: caches keep the states alone (h; c of an LSTM) and `backward` computes the gates again, layer by
+            layer: the same bits, for less memory and the time of another forward pass.
         seed: draws the weights and keys dropout; None draws a fresh one, recorded in `seed`.
     """
 
@@ -285,6 +295,7 @@ class RNN(Recurrent):
         bidirectional: bool = False,
         dtype: Any = "float32",
         compute_dtype: Any = None,
+        recompute: bool = False,
         seed: int | None = None,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
@@ -294,7 +305,7 @@ class RNN(Recurrent):
         self._cell, self._gates = f"rnn_{nonlinearity}", 1
         super().__init__(
             config, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype,
-            compute_dtype, seed,
+            compute_dtype, recompute, seed,
         )  # fmt: skip
 
 
@@ -319,12 +330,13 @@ class LSTM(Recurrent):
         bidirectional: bool = False,
         dtype: Any = "float32",
         compute_dtype: Any = None,
+        recompute: bool = False,
         seed: int | None = None,
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(
             config, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype,
-            compute_dtype, seed,
+            compute_dtype, recompute, seed,
         )  # fmt: skip
 
 
@@ -349,10 +361,11 @@ class GRU(Recurrent):
         bidirectional: bool = False,
         dtype: Any = "float32",
         compute_dtype: Any = None,
+        recompute: bool = False,
         seed: int | None = None,
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(
             config, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype,
-            compute_dtype, seed,
+            compute_dtype, recompute, seed,
         )  # fmt: skip
