@@ -77,7 +77,7 @@ void LinearGradients<T>::add(const T* dy, const T* x, int64_t rows, bool first, 
   const Span panels = by_panel ? own : Span{0, panels_};
   const Span inputs = by_panel ? Span{0, in_} : part_of(in_, team.id, team.count);
   k.weight_gradient(args, panels, inputs, team);
-  k.sum_rows(dy, args.da_row, args.da_panel, nullptr, rows, 1, first ? sums_.data() : sums_part_.data(), own);
+  k.sum_rows(dy, args.da_row, args.da_panel, nullptr, rows, 1, false, first ? sums_.data() : sums_part_.data(), own);
   if (first) return;
   const OpsKernels<T>& ops = ops_kernels<T>();
   for (int64_t panel = panels.begin; panel < panels.end; ++panel) {

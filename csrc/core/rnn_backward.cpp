@@ -1,7 +1,8 @@
 // Backward: the mirror of rnn_forward.cpp, in one parallel region. From the last layer to the first, the recurrence of
 // both directions (where the cache has no saved values, after that of forward, which writes the same states again),
-// then over all rows at once the gradients of the weights and of the layer's input. Weight gradients gather in scratch
-// and are added to the caller's at the very end, so that an interrupt changes nothing.
+// then over all rows at once, or those of a chunk of steps, the gradients of the weights and of the layer's input.
+// Weight gradients gather in scratch and are added to the caller's at the very end, so that an interrupt changes
+// nothing.
 #include <algorithm>
 
 #include "dropout.h"
@@ -11,6 +12,7 @@ namespace rnnfast {
 
 namespace {
 
+constexpr int64_t kChunkBytes = 1 << 20;  // of da, where a layer is taken in chunks of steps
 constexpr int64_t kFewRows = 8;  // up to here weight gradients are added as products of rows, without a packed sum
 
 // What backward makes for one layer and direction.
@@ -38,10 +40,12 @@ class BackwardPass {
         plan_(cell_, L_, config_.hidden, schedule_, flops(), threads) {
     padded_ = plan_.panels * L_;
     row_size_ = padded_ * cell_.pre_activations;
-    da_row_ = cell_.pre_activations * L_, da_panel_ = panel_rows_of(schedule_.rows()) * da_row_;
-    // One layer at a time needs them, but a few rows' da is needed at the end.
-    for (int i = 0; i < config_.directions * (few_ ? config_.layers : 1); ++i) {
-      saved_.emplace_back(cache.recomputes() ? panel_rows_of(schedule_.rows()) * padded_ * cell_.saved : 0);
+    da_row_ = cell_.pre_activations * L_;
+    cut_into_chunks();
+    da_panel_ = panel_rows_of(most_rows_) * da_row_;
+    // One layer and direction at a time needs them, but a few rows' da is needed at the end.
+    for (int i = 0; i < (few_ ? config_.directions * config_.layers : 1); ++i) {
+      saved_.emplace_back(cache.recomputes() ? panel_rows_of(most_rows_) * padded_ * cell_.saved : 0);
       da_.emplace_back(da_in_place() ? 0 : plan_.panels * da_panel_);
     }
     for (int i = 0; i < config_.layers * config_.directions; ++i) allocate(i);
@@ -56,14 +60,22 @@ class BackwardPass {
     const bool stopped = parallel(plan_.threads, [this](Team& team) {
       for (int layer = config_.layers - 1; layer >= 0; --layer) {
         for (int d = 0; d < config_.directions; ++d) {
-          if (cache_.recomputes()) recompute(layer, d, team);
-          recur(layer, d, team);
+          const size_t chunks = takes_chunks(layer, d) ? chunks_.size() : 1;
+          for (size_t i = chunks; i-- > 0;) {
+            const Span times = chunks > 1 ? chunks_[i] : Span{0, view_.steps};
+            if (chunks > 1) {
+              begin_chunk(layer, d, times, team);
+              if (team_barrier(team)) return;
+            }
+            if (cache_.recomputes()) recompute(layer, d, times, team);
+            recur(layer, d, times, team);
+            if (team_barrier(team)) return;
+            weight_gradients(layer, d, times, team);
+            if (layer == 0 && io_.dx != nullptr && io_.dx == cache_.x.data() && team_barrier(team)) return;  // over x
+            input_gradient(layer, d, times, team);
+            if (team_barrier(team)) return;
+          }
         }
-        if (team_barrier(team)) return;
-        for (int d = 0; d < config_.directions; ++d) weight_gradients(layer, d, team);
-        if (layer == 0 && io_.dx != nullptr && io_.dx == cache_.x.data() && team_barrier(team)) return;  // over x
-        input_gradient(layer, team);
-        if (team_barrier(team)) return;
       }
       commit(team);
     });
@@ -80,6 +92,35 @@ class BackwardPass {
   const typename PackedRnn<T>::Layer& weights(int layer, int d) const {
     return cache_.weights->layers[static_cast<size_t>(layer * config_.directions + d)];
   }
+  // Chunks of da where it has no memory of its own, so that there need not be any for all rows. A chunk begins with a
+  // block of the sums over rows, whose bits are then those of all rows at once. The reverse direction's rows lie
+  // otherwise where lengths differ, and a token's rows lie anywhere.
+  void cut_into_chunks() {
+    const int64_t rows = std::max<int64_t>(kChunkBytes / (row_size_ * static_cast<int64_t>(sizeof(T))), 1);
+    int64_t begin = 0;
+    for (int64_t t = 1; t <= view_.steps; ++t) {
+      const bool block_ends = view_.offset[t] % kSumBlock == 0 && view_.offset[t] - view_.offset[begin] >= rows;
+      if (t < view_.steps && !block_ends) continue;
+      chunks_.push_back({begin, t});
+      begin = t;
+    }
+    for (const Span& times : chunks_) most_rows_ = std::max(most_rows_, rows_of(times).end - rows_of(times).begin);
+    for (int layer = 0; layer < config_.layers; ++layer)
+      for (int d = 0; d < config_.directions; ++d)
+        if (!takes_chunks(layer, d)) most_rows_ = view_.rows;
+    for (int k = 0; k < cell_.states && chunks_.size() > 1; ++k) before_[k] = Buffer<T>(view_.batch * padded_);
+  }
+  bool takes_chunks(int layer, int d) const {
+    return (cache_.recomputes() || cell_.saved == 0) && d == 0 && !few_ && !one_hot(layer);
+  }
+  Span rows_of(const Span& times) const { return {view_.offset[times.begin], view_.offset[times.end]}; }
+  // The schedule of these times alone; rows keep their numbers.
+  ScheduleView view_of(const Span& times) const {
+    ScheduleView view = view_;
+    view.steps = times.end - times.begin, view.offset += times.begin, view.active += times.begin;
+    view.rows = view_.offset[times.end];
+    return view;
+  }
   bool one_hot(int layer) const { return layer == 0 && cache_.token.size() > 0; }
   // da takes the place of the saved values where there are as many, unless they shall live on.
   bool da_in_place() const { return cell_.saved == cell_.pre_activations && (!keep_ || cache_.recomputes()); }
@@ -95,11 +136,11 @@ class BackwardPass {
     const int layer = index / config_.directions, d = index % config_.directions;
     Direction& at = direction_of(layer, d);
     DirectionWork<T> to;
-    const auto own = static_cast<size_t>(few_ ? index : d);
+    const auto own = static_cast<size_t>(few_ ? index : 0);
     to.saved = cache_.recomputes() ? saved_[own].data() : at.saved.data();
     to.da = da_in_place() ? to.saved : da_[own].data();
     for (int64_t panel = 0; panel < plan_.panels; ++panel)
-      std::fill_n(to.da + panel * da_panel_ + schedule_.rows() * da_row_, da_row_, T(0));
+      std::fill_n(to.da + panel * da_panel_ + most_rows_ * da_row_, da_row_, T(0));
     for (int k = 0; k < cell_.states; ++k) {
       to.dstate[k] = Buffer<T>(schedule_.batch() * padded_);
       T* row = to.dstate[k].data();
@@ -159,65 +200,91 @@ class BackwardPass {
       group_rows_[static_cast<size_t>(next[static_cast<size_t>(cache_.token[r])]++)] = static_cast<int32_t>(r);
   }
 
-  void recompute(int layer, int d, Team& team) {
+  // The row of zeros behind the chunk's da, and what the kernels take for the states before its first step.
+  void begin_chunk(int layer, int d, const Span& times, const Team& team) {
+    const Span rows = rows_of(times), panels = part_of(plan_.panels, team.id, team.count);
+    T* zeros = work(layer, d).da + (rows.end - rows.begin) * da_row_;
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel)
+      std::fill_n(zeros + panel * da_panel_, da_row_, T(0));
+    if (times.begin == 0) return;
+    const Direction& at = direction_of(layer, d);
+    const T* y = layer_of(layer).y.data() + d * config_.hidden;
+    const Span sequences = part_of(view_.active[times.begin], team.id, team.count);
+    for (int64_t j = sequences.begin; j < sequences.end; ++j) {
+      const int64_t row = view_.offset[times.begin - 1] + j;
+      std::copy_n(y + row * out_width(), config_.hidden, before_[0].data() + j * padded_);
+      std::fill_n(before_[0].data() + j * padded_ + config_.hidden, padded_ - config_.hidden, T(0));
+      for (int k = 1; k < cell_.states; ++k)
+        std::copy_n(at.state[k].data() + row * padded_, padded_, before_[k].data() + j * padded_);
+    }
+  }
+
+  // Saved values and da of a chunk lie at the beginning of their memory, but kernels number all rows.
+  void recompute(int layer, int d, const Span& times, Team& team) {
     ForwardArgs<T> args = cache_.forward_args(layer, d);
-    args.saved = work(layer, d).saved;
+    args.schedule = view_of(times);
+    for (int k = 0; k < cell_.states && times.begin > 0; ++k) args.state0[k] = before_[k].data();
+    args.saved = work(layer, d).saved - rows_of(times).begin * cell_.saved * L_;
+    args.panel_rows = panel_rows_of(most_rows_);
     kernels<T>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team),
                                             team);
   }
 
-  void recur(int layer, int d, Team& team) {
+  void recur(int layer, int d, const Span& times, Team& team) {
     Direction& at = direction_of(layer, d);
     DirectionWork<T>& to = work(layer, d);
     BackwardArgs<T> args{};
     args.hidden = config_.hidden;
-    args.schedule = view_, args.reverse = d == 1;
+    args.schedule = view_of(times), args.reverse = d == 1;
     args.r = weights(layer, d).r_back.data();
     args.y = {layer_of(layer).y.data() + d * config_.hidden, out_width(), nullptr};
     for (int k = 0; k < cell_.states; ++k) {
-      args.state0[k] = at.state0[k].data();
+      args.state0[k] = times.begin > 0 ? before_[k].data() : at.state0[k].data();
       args.state[k] = at.state[k].data();
       args.dstate[k] = to.dstate[k].data();
     }
-    args.saved = to.saved;
+    const Span rows = rows_of(times);
+    args.saved = to.saved - rows.begin * cell_.saved * L_;
     if (layer + 1 < config_.layers) {
       args.dy = {dy_of(layer) + d * config_.hidden, out_width(), nullptr};
     } else if (io_.dy != nullptr) {
       args.dy = {nullptr, 0, dy_index_[d].data()};
     }
-    args.da = to.da, args.panel_rows = panel_rows_of(schedule_.rows());
-    args.dstate0 = io_.dstate0[0] != nullptr;
+    args.da = to.da - rows.begin * da_row_, args.panel_rows = panel_rows_of(most_rows_);
+    args.dstate0 = times.begin > 0 || io_.dstate0[0] != nullptr;
     args.zeros = cache_.weights->zeros.data();
     kernels<T>().cell[config_.cell].backward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team),
                                              team);
   }
 
-  // All rows of what a layer multiplies its input weights with, and of what it multiplies its recurrent ones with.
-  WeightGradientArgs<T> input_rows(int layer, int d) {
+  // What a layer multiplies its input weights with, and its recurrent ones.
+  WeightGradientArgs<T> input_rows(int layer, int d, const Span& rows) {
     const T* x = cache_.x.data();
     if (layer > 0) {
       const Layer& below = layer_of(layer - 1);
       x = below.dropped.size() > 0 ? below.dropped.data() : below.y.data();
     }
     const int64_t width = config_.input_of(layer);
-    return weight_gradient_args(cell_.input, {x, width, nullptr}, width, work(layer, d));
+    return weight_gradient_args(cell_.input, {x + rows.begin * width, width, nullptr}, width, rows, work(layer, d));
   }
-  WeightGradientArgs<T> recurrent_rows(int layer, int d) {
+  WeightGradientArgs<T> recurrent_rows(int layer, int d, const Span& rows) {
     DirectionWork<T>& at = work(layer, d);
-    return weight_gradient_args(cell_.recurrent, {nullptr, 0, at.h_prev.data()}, config_.hidden, at);
+    return weight_gradient_args(cell_.recurrent, {nullptr, 0, at.h_prev.data() + rows.begin}, config_.hidden, rows, at);
   }
-  WeightGradientArgs<T> weight_gradient_args(const Run& run, Rows<const T> x, int64_t inputs,
+  WeightGradientArgs<T> weight_gradient_args(const Run& run, Rows<const T> x, int64_t inputs, const Span& rows,
                                              const DirectionWork<T>& at) const {
     WeightGradientArgs<T> args{};
-    args.rows = schedule_.rows(), args.inputs = inputs, args.x = x;
+    args.rows = rows.end - rows.begin, args.inputs = inputs, args.x = x;
+    args.add = rows.end < view_.rows;  // later chunks are there
     args.da = at.da, args.da_row = da_row_, args.da_panel = da_panel_;
     args.first = run.first, args.n = run.count;
     return args;
   }
 
-  void weight_gradients(int layer, int d, Team& team) {
+  void weight_gradients(int layer, int d, const Span& times, Team& team) {
     const Kernels<T>& k = kernels<T>();
     DirectionWork<T>& at = work(layer, d);
+    const Span rows = rows_of(times);
     const auto take = [&](WeightGradientArgs<T> args, T* gradient) {
       args.gradient = gradient;
       // Panels where every thread gets some, else inputs: K is never split.
@@ -226,42 +293,45 @@ class BackwardPass {
                         by_panel ? Span{0, args.inputs} : part_of(args.inputs, team.id, team.count), team);
     };
     const Span panels = part_of(plan_.panels, team.id, team.count);
-    k.sum_rows(at.da, da_row_, da_panel_, nullptr, schedule_.rows(), cell_.pre_activations, at.sums.data(), panels);
-    if (!few_) take(recurrent_rows(layer, d), at.dr.data());
+    k.sum_rows(at.da, da_row_, da_panel_, nullptr, rows.end - rows.begin, cell_.pre_activations, rows.end < view_.rows,
+               at.sums.data(), panels);
+    if (!few_) take(recurrent_rows(layer, d, rows), at.dr.data());
     if (!one_hot(layer)) {
-      if (!few_) take(input_rows(layer, d), at.dw.data());
+      if (!few_) take(input_rows(layer, d, rows), at.dw.data());
       return;
     }
     for (int64_t u = 0; u < cache_.ids.size(); ++u) {
       const int64_t begin = group_begin_[static_cast<size_t>(u)], end = group_begin_[static_cast<size_t>(u) + 1];
-      k.sum_rows(at.da, da_row_, da_panel_, group_rows_.data() + begin, end - begin, cell_.pre_activations,
+      k.sum_rows(at.da, da_row_, da_panel_, group_rows_.data() + begin, end - begin, cell_.pre_activations, false,
                  at.dw.data() + u * row_size_, panels);
     }
   }
 
-  // dx = da W of both directions, to the caller or as dy of the layer below, there with the mask of its dropout.
-  void input_gradient(int layer, Team& team) {
+  // dx = da W, the second direction's added to the first's; to the caller or as dy of the layer below, there with the
+  // mask of its dropout.
+  void input_gradient(int layer, int d, const Span& chunk, Team& team) {
     if (layer == 0 && (io_.dx == nullptr || cache_.token.size() > 0)) return;
     const int64_t width = config_.input_of(layer);
     const bool dropped = layer > 0 && layer_of(layer - 1).dropped.size() > 0;
-    const Span times = part_of(view_.steps, team.id, team.count);
-    const Span rows =
-        dropped ? Span{view_.offset[times.begin], view_.offset[times.end]} : part_of(view_.rows, team.id, team.count);
+    const auto own = [&](const Span& all) {
+      const Span part = part_of(all.end - all.begin, team.id, team.count);
+      return Span{all.begin + part.begin, all.begin + part.end};
+    };
+    const Span times = own(chunk), rows = dropped ? rows_of(times) : own(rows_of(chunk));
     Rows<T> out{nullptr, 0, dx_index_.data()};
     if (layer > 0) out = {dy_of(layer - 1), width, nullptr};
-    for (int d = 0; d < config_.directions; ++d) {
-      GemmArgs<T> g{};
-      g.n = 1, g.runs = plan_.panels, g.run_length = cell_.input.count * L_;
-      g.run_stride = da_panel_;
-      g.a = {work(layer, d).da + cell_.input.first * L_, da_row_, nullptr};
-      g.b = weights(layer, d).w_back.data();
-      g.init = d == 0 ? Rows<const T>{cache_.weights->zeros.data(), 0, nullptr}
-                      : Rows<const T>{out.base, out.stride, out.index};
-      g.init_panel = d == 0 ? 0 : L_;
-      g.out = out, g.out_panel = L_, g.width = width;
-      kernels<T>().gemm(g, rows, {0, (width + L_ - 1) / L_}, team);
-    }
-    if (dropped) drop_rows(config_, schedule_, cache_.seed, cache_.step, layer - 1, times, out.base, out.base);
+    GemmArgs<T> g{};
+    g.n = 1, g.runs = plan_.panels, g.run_length = cell_.input.count * L_;
+    g.run_stride = da_panel_;
+    g.a = {work(layer, d).da + cell_.input.first * L_ - rows_of(chunk).begin * da_row_, da_row_, nullptr};
+    g.b = weights(layer, d).w_back.data();
+    g.init = d == 0 ? Rows<const T>{cache_.weights->zeros.data(), 0, nullptr}
+                    : Rows<const T>{out.base, out.stride, out.index};
+    g.init_panel = d == 0 ? 0 : L_;
+    g.out = out, g.out_panel = L_, g.width = width;
+    kernels<T>().gemm(g, rows, {0, (width + L_ - 1) / L_}, team);
+    if (dropped && d == config_.directions - 1)
+      drop_rows(config_, schedule_, cache_.seed, cache_.step, layer - 1, times, out.base, out.base);
   }
 
   void commit(const Team& team) {
@@ -282,14 +352,15 @@ class BackwardPass {
           add(cell_.input, {at.dw.data() + cell_.input.first * L_, row_size_, cell_.pre_activations * L_}, width,
               cache_.ids.data(), cache_.ids.size(), to.w_ih);
         } else if (few_) {
-          if (to.w_ih != nullptr) k.add_products(input_rows(layer, d), config_.hidden, cell_.input, to.w_ih, panels);
+          if (to.w_ih != nullptr)
+            k.add_products(input_rows(layer, d, {0, view_.rows}), config_.hidden, cell_.input, to.w_ih, panels);
         } else {
           add(cell_.input, {at.dw.data(), cell_.input.count * L_, width * cell_.input.count * L_}, width, nullptr,
               width, to.w_ih);
         }
         if (few_) {
           if (to.w_hh != nullptr)
-            k.add_products(recurrent_rows(layer, d), config_.hidden, cell_.recurrent, to.w_hh, panels);
+            k.add_products(recurrent_rows(layer, d, {0, view_.rows}), config_.hidden, cell_.recurrent, to.w_hh, panels);
         } else {
           add(cell_.recurrent, {at.dr.data(), cell_.recurrent.count * L_, config_.hidden * cell_.recurrent.count * L_},
               config_.hidden, nullptr, config_.hidden, to.w_hh);
@@ -324,6 +395,9 @@ class BackwardPass {
   int64_t padded_ = 0;
   int64_t row_size_ = 0;               // [panel][P][L]
   int64_t da_row_ = 0, da_panel_ = 0;  // from a row or panel of da to the next
+  int64_t most_rows_ = 0;              // of da at a time
+  std::vector<Span> chunks_;           // of times
+  Buffer<T> before_[kMaxStates];       // [B][padded H] states before a chunk
   std::vector<DirectionWork<T>> work_;
   std::vector<Buffer<T>> saved_, da_;  // of the layer at work, where they are not the cache's
   Buffer<T> dy_[2];                    // of the outputs of the layers below the last in turn, [rows][D * H]
@@ -338,7 +412,8 @@ class BackwardPass {
 
 template <class T>
 T* place_for_dx(RnnCache<T>& cache) {
-  const bool last_use = cache.schedule.rows() > kFewRows;  // else x is needed at the very end
+  // A few rows of x are needed at the very end, and those of the first direction again for the second.
+  const bool last_use = cache.schedule.rows() > kFewRows && cache.config.directions == 1;
   return last_use && !cache.schedule.ragged() ? cache.x.data() : nullptr;
 }
 

@@ -121,12 +121,13 @@ void weight_gradient(const WeightGradientArgs<T>& g, Span panels, Span inputs, T
     const int q_count = static_cast<int>(panels.end - panel < width ? panels.end - panel : width);
     const int64_t limit = max_tile_rows(g.n * q_count), count = inputs.end - inputs.begin;
     const int64_t tiles = (count + limit - 1) / limit;
-    for (int q = 0; q < q_count; ++q) {
+    for (int q = 0; q < q_count && !g.add; ++q) {
       T* out = g.gradient + (panel + q) * out_panel;
       for (int64_t i = inputs.begin * g.n * L; i < inputs.end * g.n * L; i += L) V(T(0)).store(out + i);
     }
-    for (int64_t row0 = 0; row0 < g.rows; row0 += kSumBlock) {
-      const int64_t rows = g.rows - row0 < kSumBlock ? g.rows - row0 : kSumBlock;
+    for (int64_t end = g.rows, row0; end > 0; end = row0) {  // the last block first, as backward makes them
+      row0 = (end - 1) / kSumBlock * kSumBlock;
+      const int64_t rows = end - row0;
       for (int64_t r = 0; r < rows; ++r) {
         x[r] = row_of(g.x, row0 + r);
         for (int q = 0; g.packed != nullptr && q < q_count; ++q) {
@@ -188,13 +189,13 @@ void add_products(const WeightGradientArgs<T>& g, int64_t hidden, const Run& run
 }
 
 template <class T, int P>
-void sum_rows_of_panel(const T* da, const int32_t* order, int64_t count, int64_t row_size, T* out) {
+void sum_rows_of_panel(const T* da, const int32_t* order, int64_t count, int64_t row_size, bool add, T* out) {
   using V = Vec<T>;
   constexpr int L = V::lanes;
   V total[P];
-  for (int p = 0; p < P; ++p) total[p] = V(T(0));
-  for (int64_t row0 = 0; row0 < count; row0 += kSumBlock) {
-    const int64_t end = row0 + kSumBlock < count ? row0 + kSumBlock : count;
+  for (int p = 0; p < P; ++p) total[p] = add ? V::load(out + p * L) : V(T(0));
+  for (int64_t end = count, row0; end > 0; end = row0) {
+    row0 = (end - 1) / kSumBlock * kSumBlock;
     V sum[P];
     for (int p = 0; p < P; ++p) sum[p] = V(T(0));
     for (int64_t r = row0; r < end; ++r) {
@@ -208,11 +209,11 @@ void sum_rows_of_panel(const T* da, const int32_t* order, int64_t count, int64_t
 
 template <class T>
 void sum_rows(const T* da, int64_t da_row, int64_t da_panel, const int32_t* order, int64_t count, int pre_activations,
-              T* out, Span panels) {
-  static constexpr void (*sum[kMaxPre])(const T*, const int32_t*, int64_t, int64_t, T*) = {
+              bool add, T* out, Span panels) {
+  static constexpr void (*sum[kMaxPre])(const T*, const int32_t*, int64_t, int64_t, bool, T*) = {
       sum_rows_of_panel<T, 1>, sum_rows_of_panel<T, 2>, sum_rows_of_panel<T, 3>, sum_rows_of_panel<T, 4>};
   for (int64_t panel = panels.begin; panel < panels.end; ++panel)
-    sum[pre_activations - 1](da + panel * da_panel, order, count, da_row,
+    sum[pre_activations - 1](da + panel * da_panel, order, count, da_row, add,
                              out + panel * pre_activations * Vec<T>::lanes);
 }
 

@@ -146,8 +146,9 @@ struct WeightGradientArgs {
   const T* da;      // (row, panel) -> [P][L] at row * da_row + panel * da_panel
   int64_t da_row, da_panel;
   int first, n;
-  T* gradient;  // [panels][inputs][n][L], assigned
-  T* packed;    // this thread's [kMaxTilePanels][kSumBlock][n][L] where rows lie far apart; or null
+  T* gradient;  // [panels][inputs][n][L], assigned or, with `add`, added to
+  bool add;
+  T* packed;  // this thread's [kMaxTilePanels][kSumBlock][n][L] where rows lie far apart; or null
 };
 
 // Element (k, panel, n, lane) lies at k * k_stride + panel * panel_stride + n * L + lane.
@@ -190,7 +191,7 @@ struct Kernels {
   // out[panel][p][lane] = sum of the rows order[0 .. count) of da, or of rows 0 .. count where order is null; da as
   // WeightGradientArgs has it
   void (*sum_rows)(const T* da, int64_t da_row, int64_t da_panel, const int32_t* order, int64_t count,
-                   int pre_activations, T* out, Span panels);
+                   int pre_activations, bool add, T* out, Span panels);
   // Columns ids[0 .. k), or all, of d_weight (gates * H, width) += gradient
   void (*add_gradient)(const PackedGradient<T>&, int64_t hidden, int64_t width, const int32_t* ids, int64_t k,
                        const Run&, T* d_weight, Span panels);
