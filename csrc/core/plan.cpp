@@ -10,28 +10,31 @@ namespace {
 constexpr double kFlopsForThreads = 1e7;         // of a call
 constexpr double kFlopsForBarrier = 1.5e5;       // of a step
 constexpr int64_t kSequencesForBatchSplit = 4;   // a thread
-constexpr int64_t kWeightsOfACore = 128 * 1024;  // of R; in a single step more are dealt, not read by every thread
+constexpr int64_t kWeightsOfACore = 128 * 1024;  // of R: they stay in a core's L2 beside the rest
 constexpr int64_t kChunkBytes = 256 * 1024;      // of pre-activations that wait for their step in L2
 
 }  // namespace
 
-Plan::Plan(const CellShape& cell, int64_t lanes, int64_t hidden, const Schedule& schedule, double flops,
+Plan::Plan(const CellShape& cell, int64_t lanes, int64_t hidden, int directions, const Schedule& schedule, double flops,
            int max_threads)
     : split(Split::none), threads(max_threads), batch(schedule.batch()), ragged(schedule.ragged()) {
   panels = (hidden + lanes - 1) / lanes;
   if (flops < kFlopsForThreads) threads = 1;
   const double step_flops =
       2.0 * cell.recurrent.count * static_cast<double>(hidden) * static_cast<double>(hidden * batch);
-  const bool deal_weights = schedule.longest() == 1 && cell.recurrent.count * hidden * hidden > kWeightsOfACore;
+  const int64_t r_weights = cell.recurrent.count * hidden * hidden;
+  const bool deal_weights = schedule.longest() == 1 && r_weights > kWeightsOfACore;
   if (threads > 1 && batch >= kSequencesForBatchSplit * threads && !deal_weights) {
     split = Split::batch;
+  } else if (directions == 2 && (threads == 2 || threads == 3) && r_weights <= kWeightsOfACore) {
+    split = Split::directions;
   } else if (threads > 1 && panels > 1 && step_flops > kFlopsForBarrier) {
     split = Split::panels;
   }
   if (split != Split::batch) threads = std::min(threads, threads_at_once());
 }
 
-Part Plan::part(const Team& team) const {
+Part Plan::part(const Team& team, int direction) const {
   const Part all{{0, 1, batch}, {0, panels}, false};
   switch (split) {
     case Split::batch: {
@@ -45,10 +48,14 @@ Part Plan::part(const Team& team) const {
       if (team.count == 1) return all;
       return {{0, 1, batch}, part_of(panels, team.id, team.count), true};
     }
+    case Split::directions:
+      if (team.id == direction % team.count) return all;
+      break;
     case Split::none:
+      if (team.id == 0) return all;
       break;
   }
-  return team.id == 0 ? all : Part{{0, 1, 0}, {0, 0}, false};
+  return {{0, 1, 0}, {0, 0}, false};
 }
 
 template <class T>

@@ -8,9 +8,10 @@
 namespace rnnfast {
 
 enum class Split {
-  none,    // too little work for a barrier: thread 0 alone
-  batch,   // each thread takes its own sequences through all steps; no barrier
-  panels,  // each thread takes its own panels of all sequences; a barrier a step
+  none,        // too little work for a barrier: thread 0 alone
+  batch,       // each thread takes its own sequences through all steps; no barrier
+  panels,      // each thread takes its own panels of all sequences; a barrier a step
+  directions,  // forward: thread 0 takes one direction, thread 1 the other; no barrier
 };
 
 struct Plan {
@@ -19,8 +20,9 @@ struct Plan {
   int64_t batch, panels;
   bool ragged;
 
-  Plan(const CellShape& cell, int64_t lanes, int64_t hidden, const Schedule& schedule, double flops, int max_threads);
-  Part part(const Team& team) const;
+  Plan(const CellShape& cell, int64_t lanes, int64_t hidden, int directions, const Schedule& schedule, double flops,
+       int max_threads);
+  Part part(const Team& team, int direction) const;
 };
 
 // One thread's memory for a pass; `inputs`: room for the input products of a forward pass too; `unpacked`: and for

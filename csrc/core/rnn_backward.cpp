@@ -37,7 +37,7 @@ class BackwardPass {
         keep_(keep),
         L_(kernels<T>().lanes),
         few_(schedule_.rows() <= kFewRows),
-        plan_(cell_, L_, config_.hidden, schedule_, flops(), threads) {
+        plan_(cell_, L_, config_.hidden, 1, schedule_, flops(), threads) {
     padded_ = plan_.panels * L_;
     row_size_ = padded_ * cell_.pre_activations;
     da_row_ = cell_.pre_activations * L_;
@@ -226,7 +226,7 @@ class BackwardPass {
     for (int k = 0; k < cell_.states && times.begin > 0; ++k) args.state0[k] = before_[k].data();
     args.saved = work(layer, d).saved - rows_of(times).begin * cell_.saved * L_;
     args.panel_rows = panel_rows_of(most_rows_);
-    kernels<T>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team),
+    kernels<T>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team, 0),
                                             team);
   }
 
@@ -253,7 +253,7 @@ class BackwardPass {
     args.da = to.da - rows.begin * da_row_, args.panel_rows = panel_rows_of(most_rows_);
     args.dstate0 = times.begin > 0 || io_.dstate0[0] != nullptr;
     args.zeros = cache_.weights->zeros.data();
-    kernels<T>().cell[config_.cell].backward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team),
+    kernels<T>().cell[config_.cell].backward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team, 0),
                                              team);
   }
 

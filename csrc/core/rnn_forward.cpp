@@ -27,7 +27,8 @@ class ForwardPass {
         cache_(cache),
         schedule_(cache.schedule),
         keep_(keep),
-        plan_(cell_, kernels<T>().lanes, config.hidden, schedule_, flops(packed != nullptr), threads) {
+        plan_(cell_, kernels<T>().lanes, config.hidden, config.directions, schedule_, flops(packed != nullptr),
+              threads) {
     padded_ = plan_.panels * kernels<T>().lanes;
     take_input(packed != nullptr);
     unpacked_ = packed == nullptr && schedule_.longest() == 1;
@@ -178,7 +179,7 @@ class ForwardPass {
       auto& at = cache_.layers[static_cast<size_t>(layer)].direction[static_cast<size_t>(d)];
       for (int k = 1; k < cell_.states; ++k) args.state[k] = at.state0[k].data();
     }
-    kernels<T>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team),
+    kernels<T>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team, d),
                                             team);
   }
 

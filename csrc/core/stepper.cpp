@@ -20,7 +20,7 @@ RnnStepper<T>::RnnStepper(const RnnConfig& config, std::shared_ptr<const PackedR
       batch_(batch),
       cell_(cell_shape(config.cell)),
       schedule_(BatchLayout{1, batch, nullptr, nullptr, 0, 0}),
-      plan_(cell_, kernels<T>().lanes, config.hidden, schedule_, flops_of(config, cell_, batch), max_threads) {
+      plan_(cell_, kernels<T>().lanes, config.hidden, 1, schedule_, flops_of(config, cell_, batch), max_threads) {
   if (plan_.split == Split::none) plan_.threads = 1;
   padded_ = plan_.panels * kernels<T>().lanes;
   const int64_t size = config.layers * batch * padded_;
@@ -51,7 +51,7 @@ bool RnnStepper<T>::step(const T* x, const int32_t* tokens, Team& team) {
     args.y = {to, padded_, nullptr};
     for (int k = 0; k < cell_.states; ++k) args.state0[k] = args.state[k] = state(k, layer);
     args.zeros = packed_->zeros.data();
-    kernels<T>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team),
+    kernels<T>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team, 0),
                                             team);
     // With a batch split the next layer needs this thread's rows only; the panels' split has passed its own barrier.
   }
