@@ -45,10 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (args.resume or args.again) and args.out is None:
         parser.error(f"argument {'--resume' if args.resume else '--again'}: needs --out, the file to go on with")
     before = _read(args.out) if args.resume or args.again else {}
-    if args.again:
-        before["rows"] = [r for r in before.get("rows", []) if not r["noisy"]]
     with _output(args.out) as write:
-        doc, failed = run(cases, threads, QUICK if args.quick else Effort(), before, write, args.wheel)
+        doc, failed = run(cases, threads, QUICK if args.quick else Effort(), before, write, args.again, args.wheel)
     print(tables.everything(doc))
     return 1 if failed else 0
 
@@ -59,11 +57,13 @@ def run(
     effort: Effort,
     before: dict[str, Any],
     write: Callable[[dict[str, Any]], object],
+    again: bool = False,
     wheel: Path | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """(document, cases whose answers differ: they have no row). A line for each case goes to standard error.
 
-    `before`: a document whose rows are not measured again, or nothing. `write` gets the document after every row.
+    `before`: a document whose rows are not measured again, or nothing; with `again` the noisy ones are, and what was
+    less noisy stays. `write` gets the document after every row.
     """
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     machine = _machine(threads)
@@ -81,7 +81,7 @@ def run(
         return report.document(ordered, peers, effort, load, machine, processes)
 
     for n in threads:
-        left = [case for case in cases if (case.name, n) not in rows]
+        left = [case for case in cases if (case.name, n) not in rows or (again and rows[case.name, n]["noisy"])]
         for i, (kind, value) in enumerate(_apart(left, n, effort) if left else ()):
             where = f"[{n} thread{'s' if n > 1 else ''}, {i}/{len(left)}]"
             if kind == "peers":
@@ -89,7 +89,8 @@ def run(
                 for name in [name for name, version in peers.items() if version is None]:
                     _say(f"{name} cannot be imported, so it is not compared (pip install 'rnnfast[bench]' brings it)")
             elif kind == "row":
-                rows[value["case"], n] = value
+                at = (value["case"], n)
+                rows[at] = report.quieter(rows[at], value) if at in rows else value
                 _say(f"{where} {value['case']}: {report.line(value, machine)}")
                 write(document())
             else:

@@ -34,10 +34,10 @@ class Effort:
     `limit` seconds have passed. Before each block `settle` seconds of rest: the threads of whoever came before wait for
     more work for some milliseconds, on the processors that the next one needs."""
 
-    repeats: int = 11
-    least: int = 5
-    block: float = 0.03
-    limit: float = 6.0
+    repeats: int = 9
+    least: int = 3
+    block: float = 0.02
+    limit: float = 4.0
     settle: float = 0.02
 
 

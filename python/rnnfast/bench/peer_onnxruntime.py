@@ -24,6 +24,8 @@ def runners(case: Case, params: Arrays, data: Arrays, threads: int) -> list[Runn
         return []
     if isinstance(case, Model):
         return [_sampler(case, params, data, threads)]
+    if case.mode == "forward" and case.T * case.B == 1:  # it would not take the parameters as they are at that moment
+        return []
     return [_stream(case, params, data, threads) if case.mode == "step" else _layer(case, params, data, threads)]
 
 

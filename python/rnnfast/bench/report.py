@@ -14,7 +14,19 @@ from .limits import Machine, flops, limit, weight_bytes
 from .measure import NOISY, Effort, Timing
 from .peers import OURS, PART
 
-__all__ = ["FORMAT", "about", "best_ratio", "cores", "document", "duration", "line", "ratios", "row", "times"]
+__all__ = [
+    "FORMAT",
+    "about",
+    "best_ratio",
+    "cores",
+    "document",
+    "duration",
+    "line",
+    "quieter",
+    "ratios",
+    "row",
+    "times",
+]
 
 FORMAT = 2
 Row = dict[str, Any]
@@ -83,6 +95,12 @@ def ratios(row: Row) -> dict[str, float]:
     seconds = row["seconds"]
     ours = seconds[OURS]["median"]
     return {name: round(timing["median"] / ours, 4) for name, timing in seconds.items() if name not in (OURS, PART)}
+
+
+def quieter(a: Row, b: Row) -> Row:
+    """Of two measurements of a case the one whose repeats agree better; the second where they are alike."""
+    worst = [max(timing["spread"] for timing in row["seconds"].values()) for row in (a, b)]
+    return a if worst[0] < worst[1] else b
 
 
 def best_ratio(row: Row) -> float | None:
