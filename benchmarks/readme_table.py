@@ -102,7 +102,6 @@ TABLES = {
     "ragged": ("bench.json", tables.ragged_table),
     "streams": ("bench.json", tables.streams_table),
     "models": ("bench.json", tables.models_table),
-    "processes": ("bench.json", tables.processes_table),
     "limits": ("bench.json", tables.limits_table),
     "shakespeare": ("shakespeare.json", shakespeare),
     "tbptt_memory": ("tbptt_memory.json", tbptt_memory),

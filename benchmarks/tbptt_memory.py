@@ -17,6 +17,17 @@ from pathlib import Path
 VOCABULARY = 65
 
 
+def peak_bytes():
+    """The largest resident set of this process so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # not ru_maxrss: Linux counts the parent's memory at the time of the fork in it
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def stream(args):
     """Chunks (x, target) of random tokens, `args.steps` steps in all."""
     import numpy as np
@@ -35,7 +46,6 @@ def run(args):
     """One measurement, in this process."""
     import rnnfast
     from rnnfast import tbptt
-    from rnnfast.bench.process import peak_bytes
 
     rnnfast.set_num_threads(args.threads)
     model = rnnfast.lm.LanguageModel(VOCABULARY, args.hidden_size, args.num_layers, cell=args.cell, seed=args.seed)

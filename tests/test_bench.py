@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rnnfast import _core, bench, cli
-from rnnfast.bench import cases, limits, measure, peers, process, report, tables
+from rnnfast.bench import cases, limits, measure, peers, report, tables
 from rnnfast.bench.cases import CELLS, Layer, Model
 from rnnfast.bench.limits import Machine
 
@@ -85,10 +85,11 @@ def peers_of(case, found):
 
 def test_run_without_peers(small, no_peers, capsys, tmp_path):
     out = tmp_path / "new folder" / "bench.json"
-    assert bench.main(["--quick", "--threads", "1", "--out", str(out)]) == 0
+    assert bench.main(["--quick", "--threads", "1", "--out", str(out), "--wheel", __file__]) == 0
     captured = capsys.readouterr()
     doc = json.loads(out.read_text())
     check_document(doc, set())
+    assert doc["wheel_bytes"] == Path(__file__).stat().st_size
     assert doc["peers"] == dict.fromkeys(peers.PEERS)
     assert "torch cannot be imported" in captured.err and f"[1 thread, {len(SMALL)}/{len(SMALL)}]" in captured.err
     assert captured.out == tables.everything(doc) + "\n"
@@ -104,16 +105,13 @@ def test_run_with_the_peers_that_are_here(capsys, tmp_path):
         if all(importlib.util.find_spec(module) is not None for module in needed)
     }
     written = []
-    doc, failed = bench.run(SMALL, [1], HASTE, {"limits": MACHINE.to_dict(), "processes": DONE}, written.append)
+    doc, failed = bench.run(SMALL, [1], HASTE, {"limits": MACHINE.to_dict()}, written.append)
     assert failed == []
     check_document(doc, found)
     assert {name for name, version in doc["peers"].items() if version} == found
     assert len(written) == len(SMALL) + 1 and [len(d["rows"]) for d in written[:2]] == [1, 2]
     assert doc["limits"]["float32"][1] > 1e8  # of this machine, not of the document that it went on with
     assert tables.everything(doc)
-
-
-DONE = {"memory": {"rnnfast": 2**20}, "wheel": 1_230_000}
 
 
 def test_a_run_goes_on_where_it_ended(small, no_peers, capsys, tmp_path, monkeypatch):
@@ -315,7 +313,7 @@ def fake_row(case, threads=1, **medians):
 
 
 def fake_document(rows, **peers):
-    made = report.document(rows, peers, measure.Effort(), 0.1, MACHINE, DONE)
+    made = report.document(rows, peers, measure.Effort(), 0.1, MACHINE, 1_230_000)
     return json.loads(json.dumps(made))
 
 
@@ -366,7 +364,7 @@ def test_tables_of_fake_numbers():
         r"^\| sampling 12 tokens, 2 × 8, one stream .* 2.00 ms \(200 ×\) +\| 500 µs \(50.0 ×\)", jobs, re.M
     )
     assert "| 500 ns" in tables.limits_table(doc) and "8 KiB a thread" in tables.limits_table(doc)
-    assert "1.0 MiB" in tables.processes_table(doc) and "1.23 MB" in tables.processes_table(doc)
+    assert "The wheel has 1.23 MB." in full
     for text in (full, layers, jobs):
         for table in re.findall(r"(?:^\|.*\n?)+", text, re.M):
             assert len({len(row) for row in table.splitlines()}) == 1
@@ -409,16 +407,6 @@ def test_roofline(tmp_path):
 )
 def test_duration(seconds, text):
     assert report.duration(seconds) == text
-
-
-def test_processes():
-    code = "import numpy as np\nfrom rnnfast.bench.process import peak_bytes\nbefore = peak_bytes()\n"
-    grown = process._printed(code + "held = np.ones(2**23)\nprint(peak_bytes() - before)")  # 64 MiB
-    assert 0.9 * 2**26 < grown < 2 * 2**26
-    found = process.measurements(Path(__file__))
-    assert found["wheel"]({}) == Path(__file__).stat().st_size
-    taken = found["memory"]({})
-    assert taken.keys() == {"rnnfast"} and taken["rnnfast"] > 4 * 100 * 32 * 512 * 4  # the saved gates at least
 
 
 # ---- the README ----

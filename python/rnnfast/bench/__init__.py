@@ -1,8 +1,7 @@
 """`rnnfast bench`: rnnfast and what one would use instead, side by side, in one run, on this machine.
 
 cases.py says what is timed, peers.py (and peer_*.py) who and how, limits.py what the machine could do at best,
-measure.py times, process.py measures what needs a process of its own, report.py writes it down,
-tables.py for readers.
+measure.py times, report.py writes it down, tables.py for readers.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import threads as our_threads
-from . import process, report, tables
+from . import report, tables
 from .cases import Case, all_cases, select
 from .limits import Machine, exchange
 from .measure import QUICK, AnswersDiffer, Effort, compare, interleaved
@@ -71,14 +70,14 @@ def run(
         machine = machine.best_of(Machine.from_dict(before["limits"]))
     rows = {(r["case"], r["threads"]): r for r in before.get("rows", [])}
     peers: dict[str, str | None] = before.get("peers", {})
-    processes: dict[str, Any] = before.get("processes", {})
+    wheel_bytes = before.get("wheel_bytes") if wheel is None else wheel.stat().st_size
     failed: list[str] = []
     order = [case.name for case in all_cases()] + [case.name for case in cases]
 
     def document() -> dict[str, Any]:
         # A reader looks for a case first, then for a number of threads.
         ordered = sorted(rows.values(), key=lambda r: (order.index(r["case"]), r["threads"]))
-        return report.document(ordered, peers, effort, load, machine, processes)
+        return report.document(ordered, peers, effort, load, machine, wheel_bytes)
 
     for n in threads:
         left = [case for case in cases if (case.name, n) not in rows or (again and rows[case.name, n]["noisy"])]
@@ -96,11 +95,6 @@ def run(
             else:
                 failed.append(value)
                 _say(f"{where} {value}")
-    for name, of in process.measurements(wheel).items():
-        if name not in processes and effort != QUICK:
-            _say(f"[{name}]")
-            processes[name] = of(peers)
-            write(document())
     doc = document()
     write(doc)
     return doc, failed

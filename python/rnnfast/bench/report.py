@@ -38,10 +38,10 @@ def document(
     effort: Effort,
     load: float | None,
     machine: Machine,
-    processes: Mapping[str, Any],
+    wheel_bytes: int | None,
 ) -> dict[str, Any]:
     """`peers`: the version of each, None where it is not installed. `load`: of the machine, before the run.
-    `processes`: what process.py measured."""
+    `wheel_bytes`: the size of a wheel of rnnfast, if one was given."""
     return {
         "kind": "rnnfast bench",
         "format": FORMAT,
@@ -52,7 +52,7 @@ def document(
         "limits": machine.to_dict(),
         "noisy": [f"{r['case']}, {r['threads']} threads" for r in rows if r["noisy"]],
         "rows": [{**r, **_against(r, machine)} for r in rows],
-        "processes": dict(processes),
+        "wheel_bytes": wheel_bytes,
     }
 
 

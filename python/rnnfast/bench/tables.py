@@ -13,7 +13,7 @@ from .report import best_ratio, duration, ratios, times
 
 __all__ = [
     "everything", "layers_table", "limits_of", "limits_table", "markdown", "means_table", "models_table",
-    "processes_table", "ragged_table", "streams_table",
+    "ragged_table", "streams_table",
 ]  # fmt: skip
 
 Row = dict[str, Any]
@@ -41,7 +41,6 @@ def everything(doc: Document) -> str:
         parts.append(means_table(doc))
     parts += [
         limits_table(doc),
-        *([processes_table(doc)] if doc["processes"] else []),
         *_notes(doc),
     ]
     return "\n\n".join(parts)
@@ -129,17 +128,6 @@ def _key(config: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(sorted(config.items()))
 
 
-def processes_table(doc: Document) -> str:
-    found, lines = doc["processes"], []
-    for name, value in found.get("memory", {}).items():
-        lines.append(
-            [f"memory that LSTM training steps add, T 100, B 32, I = H = 512: {name}", f"{value / 2**20:.1f} MiB"]
-        )
-    if "wheel" in found:
-        lines.append(["wheel", f"{found['wheel'] / 1e6:.2f} MB"])
-    return markdown(["", ""], lines)
-
-
 def limits_table(doc: Document) -> str:
     return limits_of(doc["limits"], [r["exchange"] for r in doc["rows"] if r["exchange"]])
 
@@ -189,6 +177,8 @@ def _notes(doc: Document) -> list[str]:
         f"{doc['date'][:10]}. Medians of up to {doc['effort']['repeats']} repeats that take turns in one process, "
         "after the answers were compared."
     ]
+    if doc["wheel_bytes"] is not None:
+        notes.append(f"The wheel has {doc['wheel_bytes'] / 1e6:.2f} MB.")
     missing = [name for name, version in peers.items() if not version]
     if missing:
         notes.append(f"Not installed here, so not compared: {', '.join(missing)}.")
