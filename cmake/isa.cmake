@@ -51,6 +51,12 @@ function(rnnfast_add_isas target)
     "#include <immintrin.h>
      int main() { __m512 a = _mm512_set1_ps(1); return int(_mm512_reduce_add_ps(_mm512_fmadd_ps(a, a, a))); }")
   rnnfast_isa(
+    ${target} avx512_bf16 __x86_64__
+    "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512bf16;-mfma;-mprefer-vector-width=512"
+    "#include <immintrin.h>
+     int main() { __m512 a = _mm512_set1_ps(1); __m512bh b = _mm512_cvtne2ps_pbh(a, a);
+                  return int(_mm512_reduce_add_ps(_mm512_dpbf16_ps(a, b, b))); }")
+  rnnfast_isa(
     ${target} neon __aarch64__ ""
     "#include <arm_neon.h>
      int main() { float32x4_t a = vdupq_n_f32(1); return int(vaddvq_f32(vfmaq_f32(a, a, a))); }")

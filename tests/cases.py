@@ -171,7 +171,12 @@ def plain(states: tuple[np.ndarray, ...] | None):
     return states[0] if states is not None and len(states) == 1 else states
 
 
-def run_reference(problem: Problem, dtype=np.float64):
+def number(dtype: str) -> str:
+    """The dtype of a layer's parameters and results; "bfloat16" is one that computes in it."""
+    return "float32" if dtype == "bfloat16" else dtype
+
+
+def run_reference(problem: Problem, dtype=np.float64, compute_dtype=None):
     case = problem.case
     return ref.forward(
         case.cell,
@@ -184,6 +189,7 @@ def run_reference(problem: Problem, dtype=np.float64):
         reset=problem.reset,
         dropout_masks=problem.masks,
         dtype=dtype,
+        compute_dtype=compute_dtype,
     )
 
 
@@ -199,9 +205,9 @@ def results(case: Case, y, state, dx, dstate, grads) -> dict[str, np.ndarray]:
     return out | {f"d{name}": grad for name, grad in grads.items()}
 
 
-def oracle(problem: Problem, dtype=np.float64) -> dict[str, np.ndarray]:
+def oracle(problem: Problem, dtype=np.float64, compute_dtype=None) -> dict[str, np.ndarray]:
     """Everything by the reference: y, h, c, dx, dh0, dc0, dweight_ih_l0, ..."""
-    y, state, cache = run_reference(problem, dtype)
+    y, state, cache = run_reference(problem, dtype, compute_dtype)
     dx, dstate, grads = ref.backward(problem.dy, plain(problem.dstate), cache)
     return results(problem.case, y, state, dx, dstate, grads)
 
@@ -221,7 +227,8 @@ def make_layer(problem: Problem, dtype: str, **options):
         bias=case.bias,
         bidirectional=case.bidirectional,
         dropout=case.dropout,
-        dtype=dtype,
+        dtype=number(dtype),
+        compute_dtype=dtype,
         seed=case.seed,
         **options,
     )
@@ -234,6 +241,7 @@ def make_layer(problem: Problem, dtype: str, **options):
 
 def inputs(problem: Problem, dtype: str):
     """x, state, and the keywords of forward, in the layer's dtype."""
+    dtype = number(dtype)
     x = problem.x if problem.case.tokens else problem.x.astype(dtype)
     state = None if problem.state is None else plain(tuple(s.astype(dtype) for s in problem.state))
     return x, state, {"lengths": problem.lengths, "reset": problem.reset}
@@ -243,6 +251,7 @@ def run(problem: Problem, dtype: str = "float64", layer=None, **backward_options
     """Everything by the compiled layer, forward and backward, with gradients that begin at zero."""
     layer = layer or make_layer(problem, dtype)
     x, state, keywords = inputs(problem, dtype)
+    dtype = number(dtype)
     layer.zero_grad()
     y, end, cache = layer.forward(x, state, **keywords)
     dstate = plain(tuple(d.astype(dtype) for d in problem.dstate))

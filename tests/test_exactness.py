@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 import rnnfast
 import tolerances
-from cases import CELLS, Case, assert_same, build, cases, difference, inputs, make_layer, plain, run, same_bits
+from cases import CELLS, Case, assert_same, build, cases, difference, inputs, make_layer, number, plain, run, same_bits
 from rnnfast import reference as ref
 
 pytestmark = pytest.mark.isa
-DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 PER_CELL = pytest.mark.parametrize("cell", CELLS)
 
 # One row, few rows, many rows; little and much work: each way to share it out, and sums over more than 256 terms.
@@ -183,7 +183,7 @@ def test_stream_equals_the_whole_sequence(cell, dtype, batch, tokens):
     y, end = layer(x, state)
     stream = layer.stream(batch)
     stream.state = state
-    out = np.empty(y.shape[1:], dtype)
+    out = np.empty(y.shape[1:], number(dtype))
     for t, step in enumerate(x):
         got = stream.step(step, out=out if t % 2 else None)
         assert (got is out) == bool(t % 2)
@@ -215,7 +215,7 @@ def test_integers_or_dense_one_hot_rows(cell, dtype, size):
     del expected["dx"]
     scattered = [name for name in expected if name.startswith("dweight_ih_l0")]  # summed in another order
     for name in scattered:
-        limit = 256 * np.finfo(dtype).eps * max(1, np.abs(expected[name]).max())
+        limit = 256 * np.finfo(number(dtype)).eps * max(1, np.abs(expected[name]).max())
         assert difference(got.pop(name), expected.pop(name)) <= limit
     assert_same(got, expected)
 
@@ -225,8 +225,8 @@ def test_integers_or_dense_one_hot_rows(cell, dtype, size):
 
 def backward(layer, problem, cache, dtype, **options):
     layer.zero_grad()
-    dstate = plain(tuple(d.astype(dtype) for d in problem.dstate))
-    dx, dstate0 = layer.backward(problem.dy.astype(dtype), dstate, cache, **options)
+    dstate = plain(tuple(d.astype(number(dtype)) for d in problem.dstate))
+    dx, dstate0 = layer.backward(problem.dy.astype(number(dtype)), dstate, cache, **options)
     out = {name: grad.copy() for name, grad in layer.grads.items()}
     out |= {f"d{k}": d for k, d in enumerate(states(dstate0))}
     return out if dx is None else out | {"dx": dx}
@@ -245,7 +245,7 @@ def test_a_kept_cache_gives_the_same_bits_again(cell, dtype, size):
     assert_same(backward(layer, problem, cache, dtype, keep_cache=True), first)
     assert_same(backward(layer, problem, cache, dtype), first)
     with pytest.raises((ValueError, RuntimeError), match="cache"):
-        layer.backward(problem.dy.astype(dtype), None, cache)
+        layer.backward(problem.dy.astype(number(dtype)), None, cache)
 
 
 # Many rows a step and few, blocks of 256 rows that end with a step (16, 32, 64) and that do not (50), long and short.

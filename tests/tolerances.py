@@ -13,6 +13,10 @@ ORACLE64 = 1e-12  # float64 kernels against the float64 oracle
 TORCH64 = 1e-12  # float64 kernels, or the oracle, against torch in float64
 EPS_FACTOR32 = 16  # float32 kernels against the float64 oracle, in eps of the same sum with absolute values, or ...
 PEER_FACTOR32 = 2  # ... at most this many times the error of torch (where there is no torch: of plain float32 NumPy)
+BF16 = (
+    2.0**-6
+)  # layers that compute in bf16 against the oracle that rounds the same: where a rounding went the other way
+BF16_MEDIAN = 2e-6  # and elsewhere
 TINY32 = 2 * float(np.finfo(np.float32).tiny)  # kernels flush what is smaller than a normal number
 
 # Finite differences, float64, fourth order

@@ -167,24 +167,34 @@ void clip(Arrays<T> arrays, double limit, int threads) {
   without_gil([&] { clip_values(values, limit, threads); });
 }
 
-template <class T>
-std::unique_ptr<Sampler<T>> make_sampler(RnnStepper<T>& stepper, const std::optional<Array<T>>& embedding,
-                                         std::shared_ptr<PackedLinear<T>> output, int threads) {
-  return std::make_unique<Sampler<T>>(stepper, data_or_null(embedding), std::move(output), threads);
+template <class T, class E>
+std::unique_ptr<Sampler<T, E>> make_sampler(RnnStepper<T, E>& stepper, const std::optional<Array<T>>& embedding,
+                                            std::shared_ptr<PackedLinear<T>> output, int threads) {
+  return std::make_unique<Sampler<T, E>>(stepper, data_or_null(embedding), std::move(output), threads);
 }
 
-template <class T>
-void prime(Sampler<T>& sampler, const Tokens& tokens) {
+template <class T, class E>
+void prime(Sampler<T, E>& sampler, const Tokens& tokens) {
   without_gil([&] { sampler.prime(tokens.data(), tokens.shape(0)); });
 }
 
-template <class T>
-Array<int64_t> draw(Sampler<T>& sampler, int64_t length, double temperature, int64_t top_k, double top_p, uint64_t seed,
-                    int64_t start) {
+template <class T, class E>
+Array<int64_t> draw(Sampler<T, E>& sampler, int64_t length, double temperature, int64_t top_k, double top_p,
+                    uint64_t seed, int64_t start) {
   Array<int64_t> ids({length, sampler.batch()});
   int64_t* to = ids.mutable_data();
   without_gil([&] { sampler.sample({temperature, top_k, top_p, seed, start}, length, to); });
   return ids;
+}
+
+template <class T, class E>
+void bind_sampler(py::module_& m, const std::string& suffix) {
+  using namespace py::literals;
+  py::class_<Sampler<T, E>>(m, ("Sampler" + suffix).c_str())
+      .def(py::init(&make_sampler<T, E>), "stepper"_a, py::arg("embedding").noconvert(), "output"_a, "threads"_a,
+           py::keep_alive<1, 2>())
+      .def("prime", prime<T, E>, py::arg("tokens").noconvert())
+      .def("sample", draw<T, E>, "length"_a, "temperature"_a, "top_k"_a, "top_p"_a, "seed"_a, "start"_a);
 }
 
 template <class T>
@@ -195,10 +205,6 @@ void bind_type(py::module_& m, const std::string& suffix) {
       .def(py::init(&pack<T>), a("weight"), a("bias"), "backward"_a, "threads"_a)
       .def("forward", apply_linear<T>, a("x"), "threads"_a)
       .def("backward", linear_gradients<T>, a("dy"), a("x"), a("dweight"), a("dbias"), "threads"_a);
-  py::class_<Sampler<T>>(m, ("Sampler" + suffix).c_str())
-      .def(py::init(&make_sampler<T>), "stepper"_a, a("embedding"), "output"_a, "threads"_a, py::keep_alive<1, 2>())
-      .def("prime", prime<T>, a("tokens"))
-      .def("sample", draw<T>, "length"_a, "temperature"_a, "top_k"_a, "top_p"_a, "seed"_a, "start"_a);
   m.def("softmax_cross_entropy", cross_entropy<T>, a("logits"), a("target"), a("weights"), "reduction"_a, "threads"_a);
   m.def("linear_cross_entropy", fused_cross_entropy<T>, a("x"), a("weight"), a("bias"), a("target"), a("weights"),
         "reduction"_a, a("dweight"), a("dbias"), "threads"_a);
@@ -225,6 +231,9 @@ void bind_ops(py::module_& m) {
            "beta1"_a = 0.0, "beta2"_a = 0.0, "eps"_a = 0.0, "grad_scale"_a = 1.0, "nesterov"_a = false, "step"_a = 1);
   bind_type<float>(m, "32");
   bind_type<double>(m, "64");
+  bind_sampler<float, float>(m, "32");
+  bind_sampler<double, double>(m, "64");
+  bind_sampler<float, Bf16x2>(m, "Bf16");
 }
 
 }  // namespace rnnfast

@@ -26,14 +26,14 @@ const T* states_or_null(const OptionalArrays<T>& states, int k) {
 }
 
 // A layer's cache as Python sees it: opaque, used once unless kept.
-template <class T>
+template <class T, class E>
 struct Cache {
-  std::unique_ptr<RnnCache<T>> cache;  // null once it is used
+  std::unique_ptr<RnnCache<T, E>> cache;  // null once it is used
   bool batch_first = false, one_hot = false;
 };
 
 // A layer's parameters and gradients: fixed NumPy arrays, read and added to where they are.
-template <class T>
+template <class T, class E>
 class Rnn {
  public:
   Rnn(const std::string& cell, int64_t input, int64_t hidden, int layers, int directions, bool recompute,
@@ -51,9 +51,9 @@ class Rnn {
     }
   }
 
-  std::shared_ptr<const PackedRnn<T>> pack() const {
-    std::shared_ptr<const PackedRnn<T>> packed;
-    without_gil([&] { packed = pack_rnn(config_, weights_.data()); });
+  std::shared_ptr<const PackedRnn<T, E>> pack() const {
+    std::shared_ptr<const PackedRnn<T, E>> packed;
+    without_gil([&] { packed = pack_rnn<T, E>(config_, weights_.data()); });
     return packed;
   }
 
@@ -61,7 +61,7 @@ class Rnn {
   py::tuple forward(const std::optional<Array<T>>& x, const std::optional<Array<int32_t>>& tokens, bool batch_first,
                     const OptionalArrays<T>& state0, const std::optional<Array<int32_t>>& lengths,
                     const std::optional<Array<bool>>& reset, bool keep, double dropout, uint64_t seed, uint64_t step,
-                    std::shared_ptr<PackedRnn<T>> packed, int threads) const {
+                    std::shared_ptr<PackedRnn<T, E>> packed, int threads) const {
     const py::array& in_array = x ? static_cast<const py::array&>(*x) : static_cast<const py::array&>(*tokens);
     const int64_t steps = in_array.shape(batch_first ? 1 : 0), batch = in_array.shape(batch_first ? 0 : 1);
     const int64_t width = x ? config_.input : 1, out_width = config_.directions * config_.hidden;
@@ -87,23 +87,23 @@ class Rnn {
     }
     RnnConfig config = config_;
     config.dropout = dropout;
-    auto cache = std::make_unique<Cache<T>>();
+    auto cache = std::make_unique<Cache<T, E>>();
     cache->batch_first = batch_first, cache->one_hot = tokens.has_value();
     without_gil([&] {
-      if (keep) cache->cache = std::make_unique<RnnCache<T>>(in.layout);
-      rnn_forward<T>(config, weights_.data(), std::move(packed), in, state, out, cache->cache.get(), {seed, step},
-                     threads);
+      if (keep) cache->cache = std::make_unique<RnnCache<T, E>>(in.layout);
+      rnn_forward<T, E>(config, weights_.data(), std::move(packed), in, state, out, cache->cache.get(), {seed, step},
+                        threads);
     });
     return py::make_tuple(std::move(y), std::move(states), keep ? py::cast(std::move(cache)) : py::none());
   }
 
   // Returns dx (None for tokens) and the gradients of the initial states, where wanted; adds to the parameters'
   // gradients.
-  py::tuple backward(Cache<T>& of, const std::optional<Array<T>>& dy, const OptionalArrays<T>& dstate, bool want_dx,
+  py::tuple backward(Cache<T, E>& of, const std::optional<Array<T>>& dy, const OptionalArrays<T>& dstate, bool want_dx,
                      bool want_dstate0, bool keep, int threads) const {
     if (of.cache == nullptr) throw py::value_error("cache is in use by another thread, or used");
-    RnnCache<T>& cache = *of.cache;
-    const std::unique_ptr<RnnCache<T>> used = keep ? nullptr : std::move(of.cache);
+    RnnCache<T, E>& cache = *of.cache;
+    const std::unique_ptr<RnnCache<T, E>> used = keep ? nullptr : std::move(of.cache);
     const Schedule& schedule = cache.schedule;
     const int64_t steps = schedule.steps(), batch = schedule.batch();
     const auto time = [&](int64_t n) { return of.batch_first ? n : n * batch; };
@@ -130,8 +130,10 @@ class Rnn {
       dstates[static_cast<size_t>(k)] = std::move(first);
     }
     io.gradients = gradients_.data();
-    without_gil([&] { rnn_backward<T>(cache, io, keep, threads); });
-    if (over_x != nullptr) dx = array_of(std::move(cache.x), {steps, batch, config_.input});
+    without_gil([&] { rnn_backward<T, E>(cache, io, keep, threads); });
+    if constexpr (std::is_same_v<T, E>) {
+      if (over_x != nullptr) dx = array_of(std::move(cache.x), {steps, batch, config_.input});
+    }
     return py::make_tuple(std::move(dx), std::move(dstates));
   }
 
@@ -155,8 +157,8 @@ bool is_row_array(const py::handle& object, int64_t batch, int64_t width) {
 
 // A stream's step as the caller has it: None where an argument needs converting or is wrong, which Python then sorts
 // out.
-template <class T>
-py::object stream_step(RnnStepper<T>& stepper, const py::object& x, const py::object& out) {
+template <class T, class E>
+py::object stream_step(RnnStepper<T, E>& stepper, const py::object& x, const py::object& out) {
   const int64_t batch = stepper.batch(), hidden = stepper.config().hidden;
   const bool tokens = py::isinstance<Array<int32_t>>(x);
   if (!tokens && !is_row_array<T>(x, batch, stepper.config().input)) return py::none();
@@ -188,39 +190,39 @@ py::object stream_step(RnnStepper<T>& stepper, const py::object& x, const py::ob
   return y;
 }
 
-template <class T>
+template <class T, class E>
 void bind_type(py::module_& m, const std::string& suffix) {
-  using Packed = PackedRnn<T>;
+  using Packed = PackedRnn<T, E>;
   py::class_<Packed, std::shared_ptr<Packed>>(m, ("PackedRnn" + suffix).c_str())
       .def_property_readonly("nbytes", &Packed::bytes);
-  py::class_<Cache<T>>(m, ("RnnCache" + suffix).c_str())
-      .def_property_readonly("used", [](const Cache<T>& c) { return c.cache == nullptr; })
+  py::class_<Cache<T, E>>(m, ("RnnCache" + suffix).c_str())
+      .def_property_readonly("used", [](const Cache<T, E>& c) { return c.cache == nullptr; })
       .def_property_readonly("shape",
-                             [](const Cache<T>& c) {  // (T, B)
+                             [](const Cache<T, E>& c) {  // (T, B)
                                return py::make_tuple(c.cache->schedule.steps(), c.cache->schedule.batch());
                              })
-      .def_property_readonly("nbytes", [](const Cache<T>& c) { return c.cache != nullptr ? c.cache->bytes() : 0; });
-  py::class_<RnnStepper<T>>(m, ("RnnStepper" + suffix).c_str())
-      .def("step", stream_step<T>, py::arg("x"), py::arg("out") = py::none())
+      .def_property_readonly("nbytes", [](const Cache<T, E>& c) { return c.cache != nullptr ? c.cache->bytes() : 0; });
+  py::class_<RnnStepper<T, E>>(m, ("RnnStepper" + suffix).c_str())
+      .def("step", stream_step<T, E>, py::arg("x"), py::arg("out") = py::none())
       .def("get_state",
-           [](const RnnStepper<T>& s, int k) {
+           [](const RnnStepper<T, E>& s, int k) {
              Array<T> state({static_cast<int64_t>(s.config().layers), s.batch(), s.config().hidden});
              s.get_state(k, state.mutable_data());
              return state;
            })
-      .def("set_state",
-           [](RnnStepper<T>& s, int k, const std::optional<Array<T>>& state) { s.set_state(k, data_or_null(state)); })
-      .def("reset_row", &RnnStepper<T>::reset_row);
-  py::class_<Rnn<T>>(m, ("Rnn" + suffix).c_str())
+      .def("set_state", [](RnnStepper<T, E>& s, int k,
+                           const std::optional<Array<T>>& state) { s.set_state(k, data_or_null(state)); })
+      .def("reset_row", &RnnStepper<T, E>::reset_row);
+  py::class_<Rnn<T, E>>(m, ("Rnn" + suffix).c_str())
       .def(py::init<const std::string&, int64_t, int64_t, int, int, bool, OptionalArrays<T>, OptionalArrays<T>>())
-      .def("pack", [](const Rnn<T>& r) { return std::const_pointer_cast<Packed>(r.pack()); })
-      .def("forward", &Rnn<T>::forward, py::arg("x"), py::arg("tokens"), py::arg("batch_first"), py::arg("state"),
+      .def("pack", [](const Rnn<T, E>& r) { return std::const_pointer_cast<Packed>(r.pack()); })
+      .def("forward", &Rnn<T, E>::forward, py::arg("x"), py::arg("tokens"), py::arg("batch_first"), py::arg("state"),
            py::arg("lengths"), py::arg("reset"), py::arg("keep"), py::arg("dropout"), py::arg("seed"), py::arg("step"),
            py::arg("packed"), py::arg("threads"))
-      .def("backward", &Rnn<T>::backward, py::arg("cache"), py::arg("dy"), py::arg("dstate"), py::arg("want_dx"),
+      .def("backward", &Rnn<T, E>::backward, py::arg("cache"), py::arg("dy"), py::arg("dstate"), py::arg("want_dx"),
            py::arg("want_dstate0"), py::arg("keep"), py::arg("threads"))
-      .def("stepper", [](const Rnn<T>& r, std::shared_ptr<Packed> packed, int64_t batch, int threads) {
-        return std::make_unique<RnnStepper<T>>(r.config(), std::move(packed), batch, threads);
+      .def("stepper", [](const Rnn<T, E>& r, std::shared_ptr<Packed> packed, int64_t batch, int threads) {
+        return std::make_unique<RnnStepper<T, E>>(r.config(), std::move(packed), batch, threads);
       });
 }
 
@@ -230,8 +232,9 @@ void bind_rnn(py::module_& m) {
   py::list cells;
   for (int id = 0; id < cell_count; ++id) cells.append(cell_name(static_cast<CellId>(id)));
   m.attr("cells") = py::tuple(cells);
-  bind_type<float>(m, "32");
-  bind_type<double>(m, "64");
+  bind_type<float, float>(m, "32");
+  bind_type<double, double>(m, "64");
+  bind_type<float, Bf16x2>(m, "Bf16");
 }
 
 }  // namespace rnnfast

@@ -8,7 +8,11 @@ namespace rnnfast {
 
 uint32_t dropout_threshold(double p);
 
-// The rows of times [times.begin, times.end) of a layer's output or of its gradient, [rows][D * H].
+// Row [D * H] of a layer's output at time `time` of the caller's sequence `b`, or of its gradient.
+template <class T>
+void drop_row(const RnnConfig&, uint64_t seed, uint64_t step, int layer, int64_t time, int64_t b, const T* in, T* out);
+
+// The rows of times [times.begin, times.end), [rows][D * H].
 template <class T>
 void drop_rows(const RnnConfig&, const Schedule&, uint64_t seed, uint64_t step, int layer, Span times, const T* in,
                T* out);

@@ -21,7 +21,7 @@ template <class T>
 void PackedLinear<T>::pack(const T* weight, const T* bias, const Team& team) {
   const Kernels<T>& k = kernels<T>();
   const Span span = part_of(panels_, team.id, team.count);
-  k.pack(weight, out_, in_, nullptr, in_, run, w_.data(), span);
+  k.pack(weight, out_, in_, run, w_.data(), span);
   k.pack_bias(bias, run, nullptr, run, out_, 1, bias_.data(), span);
   if (w_back_.size() > 0)
     k.pack_transposed(weight, out_, in_, run, w_back_.data(),

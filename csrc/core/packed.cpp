@@ -14,33 +14,43 @@ int64_t panels_of(int64_t units) {
 
 }  // namespace
 
-template <class T>
-std::shared_ptr<PackedRnn<T>> empty_pack(const RnnConfig& config, const PackParts& parts) {
+template <class T, class E>
+std::shared_ptr<PackedRnn<T, E>> empty_pack(const RnnConfig& config, const PackParts& parts) {
   const CellShape cell = cell_shape(config.cell);
-  const int64_t L = kernels<T>().lanes, panels = panels_of<T>(config.hidden);
-  auto packed = std::make_shared<PackedRnn<T>>();
+  const int64_t L = kernels<T>().lanes, depth = kernels<T, E>().depth, panels = panels_of<T>(config.hidden);
+  constexpr bool same = std::is_same_v<T, E>;
+  const auto forward = [&](int64_t inputs, const Run& run) {
+    return Buffer<E>(panels * ((inputs + depth - 1) / depth) * run.count * L);
+  };
+  const auto transposed = [&](int64_t inputs, const Run& run) {
+    return Buffer<E>(panels_of<T>(inputs) * panels * run.count * L / depth * L);
+  };
+  auto packed = std::make_shared<PackedRnn<T, E>>();
   packed->zeros = Buffer<T>(panels * cell.pre_activations * L);
   std::fill_n(packed->zeros.data(), packed->zeros.size(), T(0));
+  packed->zero_row = Buffer<E>(packed->zeros.size() / depth);
+  std::fill_n(packed->zero_row.data(), packed->zero_row.size(), E{});
   for (int layer = 0; layer < config.layers; ++layer) {
     for (int d = 0; d < config.directions; ++d) {
-      typename PackedRnn<T>::Layer to;
+      typename PackedRnn<T, E>::Layer to;
       to.columns = layer == 0 ? parts.first_columns : config.input_of(layer);
-      if (layer == 0 ? parts.first_w : parts.forward) to.w = Buffer<T>(panels * to.columns * cell.input.count * L);
-      if (parts.forward) to.r = Buffer<T>(panels * config.hidden * cell.recurrent.count * L);
+      const bool first_w = parts.dense || (same && parts.one_hot);
+      if (layer == 0 ? first_w : parts.forward) to.w = forward(to.columns, cell.input);
+      if (!same && layer == 0 && parts.one_hot) to.w_columns = Buffer<T>(panels * to.columns * cell.input.count * L);
+      if (parts.forward) to.r = forward(config.hidden, cell.recurrent);
       to.bias = Buffer<T>(panels * cell.pre_activations * L);
-      if (parts.backward) to.r_back = Buffer<T>(panels * panels * cell.recurrent.count * L * L);
-      if (parts.backward && (parts.dx || layer > 0))
-        to.w_back = Buffer<T>(panels_of<T>(config.input_of(layer)) * panels * cell.input.count * L * L);
+      if (parts.backward) to.r_back = transposed(config.hidden, cell.recurrent);
+      if (parts.backward && (parts.dx || layer > 0)) to.w_back = transposed(config.input_of(layer), cell.input);
       packed->layers.push_back(std::move(to));
     }
   }
   return packed;
 }
 
-template <class T>
-void pack_part(const RnnConfig& config, const RnnWeights<T>* weights, const int32_t* ids, PackedRnn<T>& packed,
+template <class T, class E>
+void pack_part(const RnnConfig& config, const RnnWeights<T>* weights, const int32_t* ids, PackedRnn<T, E>& packed,
                const Team& team) {
-  const Kernels<T>& k = kernels<T>();
+  const Kernels<T, E>& k = kernels<T, E>();
   const CellShape cell = cell_shape(config.cell);
   const Span span = part_of(panels_of<T>(config.hidden), team.id, team.count);
   for (size_t i = 0; i < packed.layers.size(); ++i) {
@@ -48,10 +58,16 @@ void pack_part(const RnnConfig& config, const RnnWeights<T>* weights, const int3
     const RnnWeights<T>& from = weights[i];
     const int layer = static_cast<int>(i) / config.directions;
     const int64_t width = config.input_of(layer);
-    if (to.w.size() > 0)
-      k.pack(from.w_ih, config.hidden, width, layer == 0 ? ids : nullptr, to.columns, cell.input, to.w.data(), span);
-    if (to.r.size() > 0)
-      k.pack(from.w_hh, config.hidden, config.hidden, nullptr, config.hidden, cell.recurrent, to.r.data(), span);
+    T* columns = to.w_columns.data();
+    if constexpr (std::is_same_v<T, E>) {
+      columns = to.w.data();
+    } else if (to.w.size() > 0) {
+      k.pack(from.w_ih, config.hidden, width, cell.input, to.w.data(), span);
+    }
+    if (columns != nullptr)
+      k.pack_columns(from.w_ih, config.hidden, width, layer == 0 ? ids : nullptr, to.columns, cell.input, columns,
+                     span);
+    if (to.r.size() > 0) k.pack(from.w_hh, config.hidden, config.hidden, cell.recurrent, to.r.data(), span);
     k.pack_bias(from.b_ih, cell.input, from.b_hh, cell.recurrent, config.hidden, cell.pre_activations, to.bias.data(),
                 span);
     if (to.r_back.size() > 0)
@@ -84,27 +100,29 @@ void number_tokens(const Schedule& schedule, const int32_t* tokens, int64_t stri
   for (int64_t r = 0; r < token.size(); ++r) token[r] = place[static_cast<size_t>(token[r])];
 }
 
-template <class T>
-size_t PackedRnn<T>::bytes() const {
-  size_t sum = zeros.bytes();
-  for (const Layer& l : layers) sum += l.w.bytes() + l.r.bytes() + l.bias.bytes() + l.w_back.bytes() + l.r_back.bytes();
+template <class T, class E>
+size_t PackedRnn<T, E>::bytes() const {
+  size_t sum = zeros.bytes() + zero_row.bytes();
+  for (const Layer& l : layers)
+    sum += l.w.bytes() + l.w_columns.bytes() + l.r.bytes() + l.bias.bytes() + l.w_back.bytes() + l.r_back.bytes();
   return sum;
 }
 
-template <class T>
-std::shared_ptr<const PackedRnn<T>> pack_rnn(const RnnConfig& config, const RnnWeights<T>* weights) {
-  auto packed = empty_pack<T>(config, {config.input, true, true, false, false});
+template <class T, class E>
+std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig& config, const RnnWeights<T>* weights) {
+  auto packed = empty_pack<T, E>(config, {config.input, true, true, true, false, false});
   Team alone{0, 1, nullptr, 0};
   pack_part(config, weights, nullptr, *packed, alone);
   return packed;
 }
 
-#define RNNFAST_INSTANTIATE(T)                                                                                 \
-  template struct PackedRnn<T>;                                                                                \
-  template std::shared_ptr<PackedRnn<T>> empty_pack(const RnnConfig&, const PackParts&);                       \
-  template void pack_part(const RnnConfig&, const RnnWeights<T>*, const int32_t*, PackedRnn<T>&, const Team&); \
-  template std::shared_ptr<const PackedRnn<T>> pack_rnn(const RnnConfig&, const RnnWeights<T>*);
-RNNFAST_INSTANTIATE(float)
-RNNFAST_INSTANTIATE(double)
+#define RNNFAST_INSTANTIATE(T, E)                                                                                 \
+  template struct PackedRnn<T, E>;                                                                                \
+  template std::shared_ptr<PackedRnn<T, E>> empty_pack(const RnnConfig&, const PackParts&);                       \
+  template void pack_part(const RnnConfig&, const RnnWeights<T>*, const int32_t*, PackedRnn<T, E>&, const Team&); \
+  template std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig&, const RnnWeights<T>*);
+RNNFAST_INSTANTIATE(float, float)
+RNNFAST_INSTANTIATE(double, double)
+RNNFAST_INSTANTIATE(float, Bf16x2)
 
 }  // namespace rnnfast

@@ -8,17 +8,19 @@ namespace rnnfast {
 // Which of its parts a pack shall have.
 struct PackParts {
   int64_t first_columns;  // of the first layer's w: its inputs, or the distinct tokens of a call
-  bool first_w, forward;  // the first layer's w; all other w and all r
+  bool dense, one_hot;    // the first layer's w, for which input
+  bool forward;           // all other w and all r
   bool backward, dx;      // what the gradients of h and of the layers' inputs need; with dx, of the first one's too
 };
 
 // Room for what pack_part fills.
-template <class T>
-std::shared_ptr<PackedRnn<T>> empty_pack(const RnnConfig&, const PackParts&);
+template <class T, class E>
+std::shared_ptr<PackedRnn<T, E>> empty_pack(const RnnConfig&, const PackParts&);
 
 // This thread's share of the packing. `ids`: the tokens that the first w's columns stand for, or null for all.
-template <class T>
-void pack_part(const RnnConfig&, const RnnWeights<T>* weights, const int32_t* ids, PackedRnn<T>& packed, const Team&);
+template <class T, class E>
+void pack_part(const RnnConfig&, const RnnWeights<T>* weights, const int32_t* ids, PackedRnn<T, E>& packed,
+               const Team&);
 
 // The distinct tokens of a call in ascending order, and each row's place among them.
 void number_tokens(const Schedule&, const int32_t* tokens, int64_t stride_time, int64_t stride_batch,

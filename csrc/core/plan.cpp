@@ -58,25 +58,26 @@ Part Plan::part(const Team& team, int direction) const {
   return {{0, 1, 0}, {0, 0}, false};
 }
 
-template <class T>
-ThreadScratch<T>::ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, bool inputs, bool unpacked) {
-  const Kernels<T>& k = kernels<T>();
+template <class T, class E>
+ThreadScratch<T, E>::ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, bool inputs, bool unpacked) {
+  const Kernels<T, E>& k = kernels<T, E>();
   // The team may turn out smaller than planned, so a thread has room for any part.
   const int64_t row_bytes = plan.panels * cell.pre_activations * k.lanes * static_cast<int64_t>(sizeof(T));
   chunk_rows_ = inputs ? std::min(std::max(plan.batch, kChunkBytes / row_bytes), std::max<int64_t>(rows, 1)) : 0;
   chunk_rows_ = inputs ? std::max(chunk_rows_, std::min<int64_t>(plan.batch, rows)) : 0;
   pre_ = Buffer<T>(chunk_rows_ * plan.panels * cell.pre_activations * k.lanes);
   step_rows_ = Buffer<unsigned char>(plan.batch * k.step_row_bytes);
-  x_rows_ = Buffer<const T*>(chunk_rows_);
-  if (unpacked) weights_ = Buffer<T>(kUnpackedBytes / static_cast<int64_t>(sizeof(T)));
+  x_rows_ = Buffer<const E*>(chunk_rows_);
+  if (unpacked) weights_ = Buffer<E>(kUnpackedBytes / static_cast<int64_t>(sizeof(E)));
 }
 
-template <class T>
-Scratch<T> ThreadScratch<T>::view() {
+template <class T, class E>
+Scratch<T, E> ThreadScratch<T, E>::view() {
   return {pre_.data(), chunk_rows_, step_rows_.data(), x_rows_.data(), weights_.data()};
 }
 
 template class ThreadScratch<float>;
 template class ThreadScratch<double>;
+template class ThreadScratch<float, Bf16x2>;
 
 }  // namespace rnnfast

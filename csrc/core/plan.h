@@ -27,17 +27,18 @@ struct Plan {
 
 // One thread's memory for a pass; `inputs`: room for the input products of a forward pass too; `unpacked`: and for
 // blocks of weights.
-template <class T>
+template <class T, class E = T>
 class ThreadScratch {
  public:
   ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, bool inputs, bool unpacked = false);
-  Scratch<T> view();
+  Scratch<T, E> view();
 
  private:
   int64_t chunk_rows_;
-  Buffer<T> pre_, weights_;
+  Buffer<T> pre_;
+  Buffer<E> weights_;
   Buffer<unsigned char> step_rows_;
-  Buffer<const T*> x_rows_;
+  Buffer<const E*> x_rows_;
 };
 
 }  // namespace rnnfast

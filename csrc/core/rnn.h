@@ -4,11 +4,13 @@
 //   backward  (dy, dstate_n, cache) -> dx, dstate0, += gradients
 //
 // Arrays are C-contiguous unless strides are given. G = blocks of H rows of a weight matrix (1 RNN, 4 LSTM, 3 GRU),
-// D = directions, H = hidden. Weights come per (layer, direction), at index layer * D + direction, in PyTorch's layout.
-// Nothing is checked here: Python has done it, by name.
+// D = directions, H = hidden. T and E are the types of numbers and of operands, as cpu/kernels.h has them. Weights come
+// per (layer, direction), at index layer * D + direction, in PyTorch's layout. Nothing is checked here: Python has done
+// it, by name.
 #pragma once
 
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "../cpu/kernels.h"
@@ -48,16 +50,34 @@ struct RnnGradients {  // added to; null: not wanted
   T *w_ih, *w_hh, *b_ih, *b_hh;
 };
 
+// Elements from one row of operands of n numbers to the next. Pairs begin a cache line, so that no two threads write to
+// one.
+template <class T, class E>
+int64_t operand_stride(int64_t n) {
+  if (std::is_same_v<T, E>) return n;
+  const int64_t line = 64 / static_cast<int64_t>(sizeof(E)), depth = kernels<T, E>().depth;
+  return ((n + depth - 1) / depth + line - 1) / line * line;
+}
+
 // A network's weights as the kernels read them.
-template <class T>
+template <class T, class E = T>
 struct PackedRnn {
   struct Layer {
-    Buffer<T> w, r, bias;      // forward; see ForwardArgs. w and r are empty where a single step takes the caller's
-    Buffer<T> w_back, r_back;  // for the gradients of x and h; empty without `backward`
+    Buffer<E> w, r;       // forward; see ForwardArgs. Both are empty where a single step takes the caller's
+    Buffer<T> w_columns;  // w for one-hot input, where E is not T
+    Buffer<T> bias;
+    Buffer<E> w_back, r_back;  // for the gradients of x and h; empty without `backward`
     int64_t columns = 0;       // of w: the layer's inputs, or the distinct tokens of a call
+    const T* one_hot() const {
+      if constexpr (std::is_same_v<T, E>)
+        return w.data();
+      else
+        return w_columns.data();
+    }
   };
   std::vector<Layer> layers;  // layer * D + direction
   Buffer<T> zeros;
+  Buffer<E> zero_row;
   size_t bytes() const;
 };
 
@@ -78,36 +98,38 @@ struct RnnOutput {
 
 // Everything that backward needs. It owns all of it, so any number of caches may be alive and no array of the caller
 // is looked at again.
-template <class T>
+template <class T, class E = T>
 struct RnnCache {
   explicit RnnCache(const BatchLayout& layout) : schedule(layout) {}
   RnnConfig config{};
   Schedule schedule;
   uint64_t seed = 0, step = 0;  // of dropout
-  std::shared_ptr<const PackedRnn<T>> weights;
-  Buffer<T> x;            // [rows][I]
+  std::shared_ptr<const PackedRnn<T, E>> weights;
+  Buffer<E> x;            // [rows][operand_stride(I)]
   Buffer<int32_t> token;  // [rows] into `ids`
   Buffer<int32_t> ids;    // the distinct tokens
   struct Layer {
-    Buffer<T> y;        // [rows][D * H]
-    Buffer<T> dropped;  // the same after dropout, the next layer's input; empty without dropout
+    Buffer<T> y;    // [rows][D * H]
+    Buffer<E> out;  // the next layer's input, [rows][operand_stride(D * H)]; empty where that is y or h as it is
     struct Direction {
       Buffer<T> state0[kMaxStates];  // [B][padded H] sorted
+      Buffer<E> h0, h;               // where E is not T: [B] and [rows][operand_stride(H)]
       Buffer<T> state[kMaxStates];   // k >= 1: [rows][padded H]
       Buffer<T> saved;               // [panel][panel rows][saved][L]; empty where backward computes it again
     };
     std::vector<Direction> direction;
   };
   std::vector<Layer> layers;
+  Rows<const E> outputs(int layer) const;  // what the next layer reads
   size_t bytes() const;
   bool recomputes() const;
   // What the forward kernel of a layer gets, but for the dense x of a call without a cache.
-  ForwardArgs<T> forward_args(int layer, int d);
+  ForwardArgs<T, E> forward_args(int layer, int d);
 };
 
 // Packs weights for calls that follow (freeze, stream, sample).
-template <class T>
-std::shared_ptr<const PackedRnn<T>> pack_rnn(const RnnConfig&, const RnnWeights<T>* weights);
+template <class T, class E>
+std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig&, const RnnWeights<T>* weights);
 
 struct DropoutState {
   uint64_t seed, step;
@@ -115,9 +137,9 @@ struct DropoutState {
 
 // `packed` from pack_rnn, or null to take `weights` as they are now. With `cache` all that backward needs is kept in
 // it.
-template <class T>
-void rnn_forward(const RnnConfig&, const RnnWeights<T>* weights, std::shared_ptr<const PackedRnn<T>> packed,
-                 const RnnInput<T>&, const T* const state0[kMaxStates], const RnnOutput<T>&, RnnCache<T>* cache,
+template <class T, class E>
+void rnn_forward(const RnnConfig&, const RnnWeights<T>* weights, std::shared_ptr<const PackedRnn<T, E>> packed,
+                 const RnnInput<T>&, const T* const state0[kMaxStates], const RnnOutput<T>&, RnnCache<T, E>* cache,
                  const DropoutState& dropout, int threads);
 
 template <class T>
@@ -132,11 +154,11 @@ struct RnnBackward {
 };
 
 // Where dx may be written, [T, B, I], if the cache is not kept: over the copy of x. Null where that has another layout.
-template <class T>
-T* place_for_dx(RnnCache<T>& cache);
+template <class T, class E>
+T* place_for_dx(RnnCache<T, E>& cache);
 
 // Consumes the cache unless `keep`. An interrupt leaves the gradients as they were.
-template <class T>
-void rnn_backward(RnnCache<T>& cache, const RnnBackward<T>&, bool keep, int threads);
+template <class T, class E>
+void rnn_backward(RnnCache<T, E>& cache, const RnnBackward<T>&, bool keep, int threads);
 
 }  // namespace rnnfast

@@ -12,11 +12,11 @@ namespace {
 
 constexpr double kFlopsOfPacking = 50;  // a weight; it is copied at about 4 GB/s
 
-template <class T>
+template <class T, class E>
 class ForwardPass {
  public:
-  ForwardPass(const RnnConfig& config, const RnnWeights<T>* weights, std::shared_ptr<const PackedRnn<T>> packed,
-              const RnnInput<T>& in, const T* const* state0, const RnnOutput<T>& out, RnnCache<T>& cache, bool keep,
+  ForwardPass(const RnnConfig& config, const RnnWeights<T>* weights, std::shared_ptr<const PackedRnn<T, E>> packed,
+              const RnnInput<T>& in, const T* const* state0, const RnnOutput<T>& out, RnnCache<T, E>& cache, bool keep,
               int threads)
       : config_(config),
         weights_(weights),
@@ -34,8 +34,8 @@ class ForwardPass {
     unpacked_ = packed == nullptr && schedule_.longest() == 1;
     if (packed == nullptr) {
       const bool tokens = in.tokens != nullptr;
-      fresh_ = empty_pack<T>(
-          config, {tokens ? cache.ids.size() : config.input, tokens || !unpacked_, !unpacked_, keep, !tokens});
+      fresh_ = empty_pack<T, E>(
+          config, {tokens ? cache.ids.size() : config.input, !tokens && !unpacked_, tokens, !unpacked_, keep, !tokens});
       packed = fresh_;
     }
     cache_.weights = std::move(packed);
@@ -52,8 +52,8 @@ class ForwardPass {
       for (int layer = 0; layer < config_.layers; ++layer) {
         for (int d = 0; d < config_.directions; ++d) recur(layer, d, team);
         if (team_barrier(team)) return;
-        if (drops(layer)) {
-          drop(layer, team);
+        if (has_out(layer)) {
+          make_out(layer, team);
           if (team_barrier(team)) return;
         }
       }
@@ -61,10 +61,12 @@ class ForwardPass {
     });
     if (stopped) throw Interrupted();
     if (!keep_ || fresh_ == nullptr || cache_.recomputes()) return;
-    for (auto& layer : fresh_->layers) layer.w = {}, layer.r = {};  // backward has its own
+    for (auto& layer : fresh_->layers) layer.w = {}, layer.w_columns = {}, layer.r = {};  // backward has its own
   }
 
  private:
+  static constexpr bool kSame = std::is_same_v<T, E>;
+
   // Of the products, and what packing the weights costs as if it were products.
   double flops(bool packed) const {
     double per_row = 0, packing = 0;
@@ -79,6 +81,10 @@ class ForwardPass {
   }
 
   bool drops(int layer) const { return keep_ && config_.dropout > 0 && layer + 1 < config_.layers; }
+  // Pairs of two directions do not lie side by side, so the layer above has a copy of both.
+  bool has_out(int layer) const {
+    return drops(layer) || (!kSame && config_.directions > 1 && layer + 1 < config_.layers);
+  }
 
   // Rows of layer 0's input and of the last layer's output: where the caller has them, or copies if kept.
   void take_input(bool packed) {
@@ -95,17 +101,12 @@ class ForwardPass {
                       cache_.ids);
         ids_ = cache_.ids.data();
       }
-    } else if (keep_) {
-      cache_.x = Buffer<T>(rows * config_.input);
-      x_ = {cache_.x.data(), config_.input, nullptr};
-    } else if (dense && in_.stride_batch == config_.input && in_.stride_time == schedule_.batch() * config_.input) {
-      x_ = {in_.x, config_.input, nullptr};
-    } else {
-      x_index_.resize(static_cast<size_t>(rows));
-      schedule_.each_row(0, schedule_.longest(), [&](int64_t row, int64_t t, int64_t j) {
-        x_index_[static_cast<size_t>(row)] = in_.x + t * in_.stride_time + schedule_.caller(j) * in_.stride_batch;
-      });
-      x_ = {nullptr, 0, x_index_.data()};
+    } else if (keep_ || !kSame) {
+      const int64_t stride = operand_stride<T, E>(config_.input);
+      cache_.x = Buffer<E>(rows * stride);
+      x_ = {cache_.x.data(), stride, nullptr};
+    } else if constexpr (kSame) {
+      take_input_in_place(dense);
     }
     if (!keep_ && dense && out_.stride_batch == width && out_.stride_time == schedule_.batch() * width) {
       y_ = {out_.y, width, nullptr};
@@ -120,18 +121,33 @@ class ForwardPass {
     }
   }
 
+  void take_input_in_place(bool dense) {
+    if (dense && in_.stride_batch == config_.input && in_.stride_time == schedule_.batch() * config_.input) {
+      x_ = {in_.x, config_.input, nullptr};
+    } else {
+      x_index_.resize(static_cast<size_t>(schedule_.rows()));
+      schedule_.each_row(0, schedule_.longest(), [&](int64_t row, int64_t t, int64_t j) {
+        x_index_[static_cast<size_t>(row)] = in_.x + t * in_.stride_time + schedule_.caller(j) * in_.stride_batch;
+      });
+      x_ = {nullptr, 0, x_index_.data()};
+    }
+  }
+
   void allocate(int layer) {
     const int64_t rows = schedule_.rows(), width = config_.directions * config_.hidden, batch = schedule_.batch();
     cache_.layers.emplace_back();
     auto& to = cache_.layers.back();
     if (keep_ || layer + 1 < config_.layers) to.y = Buffer<T>(rows * width);
-    if (drops(layer)) to.dropped = Buffer<T>(rows * width);
+    if (has_out(layer)) to.out = Buffer<E>(rows * operand_stride<T, E>(width));
     for (int d = 0; d < config_.directions; ++d) {
       to.direction.emplace_back();
       auto& direction = to.direction.back();
       for (int k = 0; k < cell_.states; ++k) {
         direction.state0[k] = Buffer<T>(batch * padded_);
         copy_state0(layer * config_.directions + d, k, direction.state0[k].data());
+        if constexpr (!kSame) {
+          if (k == 0) allocate_operands(direction);
+        }
         if (keep_ && k > 0) direction.state[k] = Buffer<T>(rows * padded_);
       }
       if (saves_) direction.saved = Buffer<T>(panel_rows_of(rows) * padded_ * cell_.saved);
@@ -148,11 +164,11 @@ class ForwardPass {
   }
 
   void copy_input(const Team& team) {
-    if (!keep_ || in_.tokens != nullptr) return;
+    if (cache_.x.size() == 0) return;
     const Span span = part_of(schedule_.longest(), team.id, team.count);
     schedule_.each_row(span.begin, span.end, [&](int64_t row, int64_t t, int64_t j) {
-      std::copy_n(in_.x + t * in_.stride_time + schedule_.caller(j) * in_.stride_batch, config_.input,
-                  cache_.x.data() + row * config_.input);
+      to_operands(in_.x + t * in_.stride_time + schedule_.caller(j) * in_.stride_batch, config_.input,
+                  cache_.x.data() + row * operand_stride<T, E>(config_.input));
     });
   }
 
@@ -166,7 +182,7 @@ class ForwardPass {
   }
 
   void recur(int layer, int d, Team& team) {
-    ForwardArgs<T> args = cache_.forward_args(layer, d);
+    ForwardArgs<T, E> args = cache_.forward_args(layer, d);
     if (unpacked_) {
       const RnnWeights<T>& from = weights_[layer * config_.directions + d];
       args.w_rows = {from.w_ih, config_.hidden, config_.input_of(layer), cell_.input};
@@ -179,14 +195,41 @@ class ForwardPass {
       auto& at = cache_.layers[static_cast<size_t>(layer)].direction[static_cast<size_t>(d)];
       for (int k = 1; k < cell_.states; ++k) args.state[k] = at.state0[k].data();
     }
-    kernels<T>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team, d),
-                                            team);
+    kernels<T, E>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team, d),
+                                               team);
   }
 
-  void drop(int layer, const Team& team) {
+  void make_out(int layer, const Team& team) {
     auto& at = cache_.layers[static_cast<size_t>(layer)];
     const Span span = part_of(schedule_.longest(), team.id, team.count);
-    drop_rows(config_, schedule_, cache_.seed, cache_.step, layer, span, at.y.data(), at.dropped.data());
+    if constexpr (kSame) {
+      drop_rows(config_, schedule_, cache_.seed, cache_.step, layer, span, at.y.data(), at.out.data());
+    } else {
+      const int64_t width = config_.directions * config_.hidden;
+      std::vector<T> dropped(static_cast<size_t>(width));
+      schedule_.each_row(span.begin, span.end, [&](int64_t row, int64_t t, int64_t j) {
+        const T* y = at.y.data() + row * width;
+        if (drops(layer)) drop_row(config_, cache_.seed, cache_.step, layer, t, schedule_.caller(j), y, dropped.data());
+        to_operands(drops(layer) ? dropped.data() : y, width, at.out.data() + row * operand_stride<T, E>(width));
+      });
+    }
+  }
+
+  // n numbers as a row of operands.
+  static void to_operands(const T* in, int64_t n, E* out) {
+    if constexpr (kSame) {
+      std::copy_n(in, n, out);
+    } else {
+      kernels<T, E>().to_operands(in, n, out, operand_stride<T, E>(n));
+    }
+  }
+
+  void allocate_operands(typename RnnCache<T, E>::Layer::Direction& at) const {
+    const int64_t stride = operand_stride<T, E>(config_.hidden), batch = schedule_.batch();
+    at.h = Buffer<E>(schedule_.rows() * stride);
+    at.h0 = Buffer<E>(batch * stride);
+    for (int64_t j = 0; j < batch; ++j)
+      to_operands(at.state0[0].data() + j * padded_, config_.hidden, at.h0.data() + j * stride);
   }
 
   // The last states, and y where the kernels wrote to a copy.
@@ -230,84 +273,96 @@ class ForwardPass {
   const RnnInput<T>& in_;
   const T* const* state0_;
   const RnnOutput<T>& out_;
-  RnnCache<T>& cache_;
+  RnnCache<T, E>& cache_;
   const Schedule& schedule_;
   bool keep_, saves_ = false;
   Plan plan_;
   int64_t padded_ = 0;
   bool unpacked_ = false;  // weights that are needed once are taken where they are
-  std::shared_ptr<PackedRnn<T>> fresh_;
+  std::shared_ptr<PackedRnn<T, E>> fresh_;
   const int32_t* ids_ = nullptr;
-  Rows<const T> x_{};
+  Rows<const E> x_{};
   Rows<T> y_{};
-  std::vector<const T*> x_index_;
+  std::vector<const E*> x_index_;
   std::vector<T*> y_index_[2];
-  std::vector<ThreadScratch<T>> scratch_;
+  std::vector<ThreadScratch<T, E>> scratch_;
 };
 
 }  // namespace
 
-template <class T>
-size_t RnnCache<T>::bytes() const {
+template <class T, class E>
+Rows<const E> RnnCache<T, E>::outputs(int layer) const {
+  const Layer& at = layers[static_cast<size_t>(layer)];
+  const int64_t stride = operand_stride<T, E>(config.directions * config.hidden);
+  if (at.out.size() > 0) return {at.out.data(), stride, nullptr};
+  if constexpr (std::is_same_v<T, E>)
+    return {at.y.data(), stride, nullptr};
+  else
+    return {at.direction[0].h.data(), stride, nullptr};
+}
+
+template <class T, class E>
+size_t RnnCache<T, E>::bytes() const {
   size_t sum = x.bytes() + token.bytes() + ids.bytes() + (weights != nullptr ? weights->bytes() : 0);
   for (const Layer& layer : layers) {
-    sum += layer.y.bytes() + layer.dropped.bytes();
+    sum += layer.y.bytes() + layer.out.bytes();
     for (const auto& direction : layer.direction) {
-      sum += direction.saved.bytes();
+      sum += direction.saved.bytes() + direction.h0.bytes() + direction.h.bytes();
       for (int k = 0; k < kMaxStates; ++k) sum += direction.state0[k].bytes() + direction.state[k].bytes();
     }
   }
   return sum;
 }
 
-template <class T>
-bool RnnCache<T>::recomputes() const {
+template <class T, class E>
+bool RnnCache<T, E>::recomputes() const {
   return config.recompute && schedule.longest() > 1 && cell_shape(config.cell).saved > 0;
 }
 
-template <class T>
-ForwardArgs<T> RnnCache<T>::forward_args(int layer, int d) {
+template <class T, class E>
+ForwardArgs<T, E> RnnCache<T, E>::forward_args(int layer, int d) {
   Layer& own = layers[static_cast<size_t>(layer)];
   auto& at = own.direction[static_cast<size_t>(d)];
   const auto& packed = weights->layers[static_cast<size_t>(layer * config.directions + d)];
-  ForwardArgs<T> args{};
+  ForwardArgs<T, E> args{};
   args.input = packed.columns, args.hidden = config.hidden;
   args.schedule = schedule.view(), args.reverse = d == 1;
   args.w = packed.w.data(), args.r = packed.r.data(), args.bias = packed.bias.data();
   if (layer > 0) {
-    const Layer& below = layers[static_cast<size_t>(layer - 1)];
-    args.x = {below.dropped.size() > 0 ? below.dropped.data() : below.y.data(), config.input_of(layer), nullptr};
+    args.x = outputs(layer - 1);
   } else {
-    args.x = {x.data(), config.input, nullptr};
-    args.token = token.data();
+    args.x = {x.data(), operand_stride<T, E>(config.input), nullptr};
+    args.token = token.data(), args.columns = packed.one_hot();
   }
   args.y = {own.y.data() + d * config.hidden, config.directions * config.hidden, nullptr};
   for (int k = 0; k < kMaxStates; ++k) args.state0[k] = at.state0[k].data(), args.state[k] = at.state[k].data();
+  args.h0 = at.h0.data(), args.h = at.h.data(), args.h_stride = operand_stride<T, E>(config.hidden);
   args.keep_states = true;
   args.saved = at.saved.data();
   args.panel_rows = panel_rows_of(schedule.rows());
-  args.zeros = weights->zeros.data();
+  args.zeros = weights->zeros.data(), args.zero_row = weights->zero_row.data();
   return args;
 }
 
-template <class T>
-void rnn_forward(const RnnConfig& config, const RnnWeights<T>* weights, std::shared_ptr<const PackedRnn<T>> packed,
-                 const RnnInput<T>& in, const T* const state0[kMaxStates], const RnnOutput<T>& out, RnnCache<T>* cache,
-                 const DropoutState& dropout, int threads) {
-  std::unique_ptr<RnnCache<T>> temporary;
-  if (cache == nullptr) temporary = std::make_unique<RnnCache<T>>(in.layout);
-  RnnCache<T>& to = cache != nullptr ? *cache : *temporary;
+template <class T, class E>
+void rnn_forward(const RnnConfig& config, const RnnWeights<T>* weights, std::shared_ptr<const PackedRnn<T, E>> packed,
+                 const RnnInput<T>& in, const T* const state0[kMaxStates], const RnnOutput<T>& out,
+                 RnnCache<T, E>* cache, const DropoutState& dropout, int threads) {
+  std::unique_ptr<RnnCache<T, E>> temporary;
+  if (cache == nullptr) temporary = std::make_unique<RnnCache<T, E>>(in.layout);
+  RnnCache<T, E>& to = cache != nullptr ? *cache : *temporary;
   to.config = config;
   to.seed = dropout.seed, to.step = dropout.step;
-  ForwardPass<T>(config, weights, std::move(packed), in, state0, out, to, cache != nullptr, threads).run();
+  ForwardPass<T, E>(config, weights, std::move(packed), in, state0, out, to, cache != nullptr, threads).run();
 }
 
-#define RNNFAST_INSTANTIATE(T)                                                                                 \
-  template struct RnnCache<T>;                                                                                 \
-  template void rnn_forward(const RnnConfig&, const RnnWeights<T>*, std::shared_ptr<const PackedRnn<T>>,       \
-                            const RnnInput<T>&, const T* const[kMaxStates], const RnnOutput<T>&, RnnCache<T>*, \
+#define RNNFAST_INSTANTIATE(T, E)                                                                                 \
+  template struct RnnCache<T, E>;                                                                                 \
+  template void rnn_forward(const RnnConfig&, const RnnWeights<T>*, std::shared_ptr<const PackedRnn<T, E>>,       \
+                            const RnnInput<T>&, const T* const[kMaxStates], const RnnOutput<T>&, RnnCache<T, E>*, \
                             const DropoutState&, int);
-RNNFAST_INSTANTIATE(float)
-RNNFAST_INSTANTIATE(double)
+RNNFAST_INSTANTIATE(float, float)
+RNNFAST_INSTANTIATE(double, double)
+RNNFAST_INSTANTIATE(float, Bf16x2)
 
 }  // namespace rnnfast

@@ -92,9 +92,9 @@ int32_t TokenChooser::choose(const T* logits, const SamplingRule& rule, int64_t 
   return ids_.back();
 }
 
-template <class T>
-Sampler<T>::Sampler(RnnStepper<T>& stepper, const T* embedding, std::shared_ptr<const PackedLinear<T>> output,
-                    int max_threads)
+template <class T, class E>
+Sampler<T, E>::Sampler(RnnStepper<T, E>& stepper, const T* embedding, std::shared_ptr<const PackedLinear<T>> output,
+                       int max_threads)
     : stepper_(stepper),
       width_(stepper.config().input),
       logits_(stepper.batch() * output->padded_out()),
@@ -110,13 +110,13 @@ Sampler<T>::Sampler(RnnStepper<T>& stepper, const T* embedding, std::shared_ptr<
   for (int i = 0; i < region_threads(); ++i) choosers_.emplace_back(vocabulary);
 }
 
-template <class T>
-int Sampler<T>::region_threads() const {
+template <class T, class E>
+int Sampler<T, E>::region_threads() const {
   return std::max(stepper_.threads(), threads_for(output_->flops(batch()), max_threads_));
 }
 
-template <class T>
-void Sampler<T>::feed(const int32_t* tokens, Span rows) {
+template <class T, class E>
+void Sampler<T, E>::feed(const int32_t* tokens, Span rows) {
   for (int64_t b = rows.begin; b < rows.end; ++b) {
     token_[b] = std::max(tokens[b], 0);
     if (x_.size() > 0) std::copy_n(embedding_.data() + token_[b] * width_, width_, x_.data() + b * width_);
@@ -124,8 +124,8 @@ void Sampler<T>::feed(const int32_t* tokens, Span rows) {
 }
 
 // All threads call it behind a barrier, and may read the network's output after it.
-template <class T>
-bool Sampler<T>::step(Team& team) {
+template <class T, class E>
+bool Sampler<T, E>::step(Team& team) {
   const T* x = x_.size() > 0 ? x_.data() : nullptr;
   const int32_t* tokens = x_.size() > 0 ? nullptr : token_.data();
   if (stepper_.threads() > 1 || team.count == 1) return stepper_.step(x, tokens, team);
@@ -136,8 +136,8 @@ bool Sampler<T>::step(Team& team) {
   return team_barrier(team);
 }
 
-template <class T>
-void Sampler<T>::prime(const int32_t* tokens, int64_t steps) {
+template <class T, class E>
+void Sampler<T, E>::prime(const int32_t* tokens, int64_t steps) {
   const bool stopped = parallel(stepper_.threads(), [&](Team& team) {
     const Span own = part_of(batch(), team.id, team.count);
     for (int64_t t = 0; t < steps; ++t) {
@@ -148,8 +148,8 @@ void Sampler<T>::prime(const int32_t* tokens, int64_t steps) {
   if (stopped) throw Interrupted();
 }
 
-template <class T>
-void Sampler<T>::sample(const SamplingRule& rule, int64_t length, int64_t* ids) {
+template <class T, class E>
+void Sampler<T, E>::sample(const SamplingRule& rule, int64_t length, int64_t* ids) {
   const int64_t B = batch(), width = output_->padded_out();
   const bool stopped = parallel(region_threads(), [&](Team& team) {
     const Span own = part_of(B, team.id, team.count), panels = part_of(output_->panels(), team.id, team.count);
@@ -171,5 +171,6 @@ void Sampler<T>::sample(const SamplingRule& rule, int64_t length, int64_t* ids) 
 
 template class Sampler<float>;
 template class Sampler<double>;
+template class Sampler<float, Bf16x2>;
 
 }  // namespace rnnfast

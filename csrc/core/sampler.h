@@ -33,12 +33,13 @@ class TokenChooser {
   std::vector<int32_t> ids_, heap_;     // tokens that are left, in ascending order; scratch
 };
 
-template <class T>
+template <class T, class E = T>
 class Sampler {
  public:
   // `embedding` (vocabulary, inputs of the network) is copied; null: tokens are one-hot rows. The stepper, which the
   // caller keeps alive, holds the state.
-  Sampler(RnnStepper<T>& stepper, const T* embedding, std::shared_ptr<const PackedLinear<T>> output, int max_threads);
+  Sampler(RnnStepper<T, E>& stepper, const T* embedding, std::shared_ptr<const PackedLinear<T>> output,
+          int max_threads);
 
   // Feeds tokens [steps, B].
   void prime(const int32_t* tokens, int64_t steps);
@@ -54,7 +55,7 @@ class Sampler {
   bool step(Team& team);
   int region_threads() const;
 
-  RnnStepper<T>& stepper_;
+  RnnStepper<T, E>& stepper_;
   int64_t width_;
   Buffer<T> embedding_, x_, logits_;  // (vocabulary, width); [B, width]; [B, padded vocabulary]
   Buffer<int32_t> token_;             // [B]

@@ -12,9 +12,9 @@ double flops_of(const RnnConfig& config, const CellShape& cell, int64_t batch) {
 
 }  // namespace
 
-template <class T>
-RnnStepper<T>::RnnStepper(const RnnConfig& config, std::shared_ptr<const PackedRnn<T>> packed, int64_t batch,
-                          int max_threads)
+template <class T, class E>
+RnnStepper<T, E>::RnnStepper(const RnnConfig& config, std::shared_ptr<const PackedRnn<T, E>> packed, int64_t batch,
+                             int max_threads)
     : config_(config),
       packed_(std::move(packed)),
       batch_(batch),
@@ -29,30 +29,65 @@ RnnStepper<T>::RnnStepper(const RnnConfig& config, std::shared_ptr<const PackedR
   // The padding is read as the cell's previous state and must be numbers.
   for (Buffer<T>* buffer : {&h_[0], &h_[1], &state_[1]}) std::fill_n(buffer->data(), buffer->size(), T(0));
   for (int i = 0; i < plan_.threads; ++i) scratch_.emplace_back(plan_, cell_, batch, true);
+  h_stride_ = operand_stride<T, E>(config.hidden);
+  if constexpr (!kSame) {
+    for (Buffer<E>& half : operand_) {
+      half = Buffer<E>(config.layers * batch * h_stride_);
+      std::fill_n(half.data(), half.size(), E{});
+    }
+    for (int i = 0; i < plan_.threads; ++i) x_.emplace_back(batch * operand_stride<T, E>(config.input));
+  }
 }
 
-template <class T>
-bool RnnStepper<T>::step(const T* x, const int32_t* tokens, Team& team) {
+template <class T, class E>
+const E* RnnStepper<T, E>::operand_of(const T* x, Team& team) {
+  if constexpr (kSame) {
+    return x;
+  } else {
+    E* out = x_[static_cast<size_t>(team.id)].data();
+    const int64_t stride = operand_stride<T, E>(config_.input);
+    const Share share = plan_.part(team, 0).share;
+    for (int64_t b = share.first; b < share.end; b += share.stride)
+      kernels<T, E>().to_operands(x + b * config_.input, config_.input, out + b * stride, stride);
+    return out;
+  }
+}
+
+template <class T, class E>
+void RnnStepper<T, E>::to_operand(int layer, int64_t b) {
+  if constexpr (!kSame)
+    kernels<T, E>().to_operands(h(layer) + b * padded_, config_.hidden,
+                                operand_[parity_].data() + (layer * batch_ + b) * h_stride_, h_stride_);
+}
+
+template <class T, class E>
+bool RnnStepper<T, E>::step(const T* x, const int32_t* tokens, Team& team) {
   const int next = 1 - parity_;
   for (int layer = 0; layer < config_.layers; ++layer) {
     const auto& weights = packed_->layers[static_cast<size_t>(layer)];
     T* to = h_[next].data() + layer * batch_ * padded_;
-    ForwardArgs<T> args{};
+    ForwardArgs<T, E> args{};
     args.input = weights.columns, args.hidden = config_.hidden;
     args.schedule = schedule_.view();
     args.w = weights.w.data(), args.r = weights.r.data(), args.bias = weights.bias.data();
+    args.h_stride = h_stride_;
+    args.h0 = operand_[parity_].data() + layer * batch_ * h_stride_;
+    args.h = operand_[next].data() + layer * batch_ * h_stride_;
     if (layer > 0) {
-      args.x = {to - batch_ * padded_, padded_, nullptr};
+      if constexpr (kSame)
+        args.x = {to - batch_ * padded_, padded_, nullptr};
+      else
+        args.x = {args.h - batch_ * h_stride_, h_stride_, nullptr};
     } else if (tokens != nullptr) {
-      args.token = tokens;
+      args.token = tokens, args.columns = weights.one_hot();
     } else {
-      args.x = {x, config_.input, nullptr};
+      args.x = {operand_of(x, team), operand_stride<T, E>(config_.input), nullptr};
     }
     args.y = {to, padded_, nullptr};
     for (int k = 0; k < cell_.states; ++k) args.state0[k] = args.state[k] = state(k, layer);
-    args.zeros = packed_->zeros.data();
-    kernels<T>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team, 0),
-                                            team);
+    args.zeros = packed_->zeros.data(), args.zero_row = packed_->zero_row.data();
+    kernels<T, E>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team, 0),
+                                               team);
     // With a batch split the next layer needs this thread's rows only; the panels' split has passed its own barrier.
   }
   const bool stop = team.count > 1 ? team_barrier(team) : team_stopped(team);
@@ -61,15 +96,15 @@ bool RnnStepper<T>::step(const T* x, const int32_t* tokens, Team& team) {
   return stop;
 }
 
-template <class T>
-void RnnStepper<T>::get_state(int k, T* out) const {
+template <class T, class E>
+void RnnStepper<T, E>::get_state(int k, T* out) const {
   for (int layer = 0; layer < config_.layers; ++layer)
     for (int64_t b = 0; b < batch_; ++b, out += config_.hidden)
       std::copy_n(state(k, layer) + b * padded_, config_.hidden, out);
 }
 
-template <class T>
-void RnnStepper<T>::set_state(int k, const T* in) {
+template <class T, class E>
+void RnnStepper<T, E>::set_state(int k, const T* in) {
   for (int layer = 0; layer < config_.layers; ++layer) {
     for (int64_t b = 0; b < batch_; ++b) {
       T* to = state(k, layer) + b * padded_;
@@ -79,18 +114,21 @@ void RnnStepper<T>::set_state(int k, const T* in) {
         std::copy_n(in, config_.hidden, to);
         in += config_.hidden;
       }
+      if (k == 0) to_operand(layer, b);
     }
   }
 }
 
-template <class T>
-void RnnStepper<T>::reset_row(int64_t b) {
-  for (int k = 0; k < cell_.states; ++k)
-    for (int layer = 0; layer < config_.layers; ++layer)
-      std::fill_n(state(k, layer) + b * padded_, config_.hidden, T(0));
+template <class T, class E>
+void RnnStepper<T, E>::reset_row(int64_t b) {
+  for (int layer = 0; layer < config_.layers; ++layer) {
+    for (int k = 0; k < cell_.states; ++k) std::fill_n(state(k, layer) + b * padded_, config_.hidden, T(0));
+    to_operand(layer, b);
+  }
 }
 
 template class RnnStepper<float>;
 template class RnnStepper<double>;
+template class RnnStepper<float, Bf16x2>;
 
 }  // namespace rnnfast

@@ -5,11 +5,11 @@
 
 namespace rnnfast {
 
-template <class T>
+template <class T, class E = T>
 class RnnStepper {
  public:
   // One direction only. `packed` from pack_rnn; `max_threads` at the most.
-  RnnStepper(const RnnConfig&, std::shared_ptr<const PackedRnn<T>> packed, int64_t batch, int max_threads);
+  RnnStepper(const RnnConfig&, std::shared_ptr<const PackedRnn<T, E>> packed, int64_t batch, int max_threads);
 
   // How many threads a region around step() is worth.
   int threads() const { return plan_.threads; }
@@ -31,13 +31,19 @@ class RnnStepper {
   const CellShape& cell() const { return cell_; }
 
  private:
+  static constexpr bool kSame = std::is_same_v<T, E>;
+
+  // This thread's rows of x as operands.
+  const E* operand_of(const T* x, Team& team);
+  void to_operand(int layer, int64_t b);  // h of one sequence
+
   const T* h(int layer) const { return h_[parity_].data() + layer * batch_ * padded_; }
   T* h(int layer) { return h_[parity_].data() + layer * batch_ * padded_; }
   T* state(int k, int layer) { return k == 0 ? h(layer) : state_[k].data() + layer * batch_ * padded_; }
   const T* state(int k, int layer) const { return const_cast<RnnStepper*>(this)->state(k, layer); }
 
   RnnConfig config_;
-  std::shared_ptr<const PackedRnn<T>> packed_;
+  std::shared_ptr<const PackedRnn<T, E>> packed_;
   int64_t batch_;
   CellShape cell_;
   Schedule schedule_;
@@ -45,7 +51,10 @@ class RnnStepper {
   int64_t padded_;
   int parity_ = 0;                      // which half of h_ holds the state
   Buffer<T> h_[2], state_[kMaxStates];  // [layers][B][padded H]
-  std::vector<ThreadScratch<T>> scratch_;
+  int64_t h_stride_;
+  Buffer<E> operand_[2];      // where E is not T: the same of h_, [layers][B][h_stride]
+  std::vector<Buffer<E>> x_;  // a thread's [B][operand_stride(I)]
+  std::vector<ThreadScratch<T, E>> scratch_;
 };
 
 }  // namespace rnnfast

@@ -6,12 +6,13 @@
 
 namespace rnnfast {
 
-#define RNNFAST_DECLARE(target)                    \
-  namespace target {                               \
-  extern const Kernels<float> kernels_f32;         \
-  extern const Kernels<double> kernels_f64;        \
-  extern const OpsKernels<float> ops_kernels_f32;  \
-  extern const OpsKernels<double> ops_kernels_f64; \
+#define RNNFAST_DECLARE(target)                     \
+  namespace target {                                \
+  extern const Kernels<float> kernels_f32;          \
+  extern const Kernels<double> kernels_f64;         \
+  extern const Kernels<float, Bf16x2> kernels_bf16; \
+  extern const OpsKernels<float> ops_kernels_f32;   \
+  extern const OpsKernels<double> ops_kernels_f64;  \
   }
 
 #ifdef RNNFAST_HAVE_SCALAR
@@ -29,6 +30,11 @@ RNNFAST_DECLARE(avx512)
 #ifdef RNNFAST_HAVE_NEON
 RNNFAST_DECLARE(neon)
 #endif
+#ifdef RNNFAST_HAVE_AVX512_BF16
+namespace avx512_bf16 {
+extern const Kernels<float, Bf16x2> kernels_bf16;
+}
+#endif
 
 namespace {
 
@@ -37,34 +43,43 @@ struct Target {
   bool (*usable)();
   const Kernels<float>* f32;
   const Kernels<double>* f64;
+  const Kernels<float, Bf16x2>* bf16;
   const OpsKernels<float>* ops_f32;
   const OpsKernels<double>* ops_f64;
 };
-#define RNNFAST_TABLES(target) \
-  &target::kernels_f32, &target::kernels_f64, &target::ops_kernels_f32, &target::ops_kernels_f64
+#define RNNFAST_TABLES(target, bf16_target)                                                         \
+  &target::kernels_f32, &target::kernels_f64, &bf16_target::kernels_bf16, &target::ops_kernels_f32, \
+      &target::ops_kernels_f64
 
 // __builtin_cpu_supports asks cpuid and XGETBV: an AVX register that the system does not save is no AVX.
-const Target targets[] = {
 #ifdef RNNFAST_HAVE_AVX512
-    {"avx512",
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
-     },
-     RNNFAST_TABLES(avx512)},
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+}
+#endif
+
+const Target targets[] = {
+#ifdef RNNFAST_HAVE_AVX512_BF16
+    {"avx512_bf16", [] { return has_avx512() && __builtin_cpu_supports("avx512bf16"); },
+     RNNFAST_TABLES(avx512, avx512_bf16)},
+#endif
+#ifdef RNNFAST_HAVE_AVX512
+    {"avx512", has_avx512, RNNFAST_TABLES(avx512, avx512)},
 #endif
 #ifdef RNNFAST_HAVE_AVX2
-    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, RNNFAST_TABLES(avx2)},
+    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
+     RNNFAST_TABLES(avx2, avx2)},
 #endif
 #ifdef RNNFAST_HAVE_SSE42
     {"sse42", [] { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); },
-     RNNFAST_TABLES(sse42)},
+     RNNFAST_TABLES(sse42, sse42)},
 #endif
 #ifdef RNNFAST_HAVE_NEON
-    {"neon", [] { return true; }, RNNFAST_TABLES(neon)},
+    {"neon", [] { return true; }, RNNFAST_TABLES(neon, neon)},
 #endif
 #ifdef RNNFAST_HAVE_SCALAR
-    {"scalar", [] { return true; }, RNNFAST_TABLES(scalar)},
+    {"scalar", [] { return true; }, RNNFAST_TABLES(scalar, scalar)},
 #endif
 };
 
@@ -87,13 +102,18 @@ const Target& target() {
 }  // namespace
 
 template <>
-const Kernels<float>& kernels<float>() {
+const Kernels<float>& kernels<float, float>() {
   return *target().f32;
 }
 
 template <>
-const Kernels<double>& kernels<double>() {
+const Kernels<double>& kernels<double, double>() {
   return *target().f64;
+}
+
+template <>
+const Kernels<float, Bf16x2>& kernels<float, Bf16x2>() {
+  return *target().bf16;
 }
 
 template <>

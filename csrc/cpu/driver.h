@@ -24,16 +24,17 @@ struct Traits {
 };
 
 // One sequence at one step: where everything of that row begins (unit 0).
-template <class T>
+template <class T, class E>
 struct StepRow {
-  const T* a;     // of the product: h_prev [H]; backward, da of the step after
+  const E* a;     // of the product: h_prev [H]; backward, da of the step after
   const T* init;  // of the product: pre-activations [panel][P][L]; backward, the cell's own gradient of h
   const T* prev[kMaxStates];
   T* state[kMaxStates];
+  E* h;  // state 0 as an operand, where E is not T
   T* saved;
   const T* dy;  // [H] or null; from here on backward only
   T* ds[kMaxStates];
-  T* da;
+  E* da;
   bool cut;  // no gradient passes to the step before
 };
 
@@ -79,8 +80,8 @@ RNNFAST_INLINE void store_units(Vec<T> v, T* row, int64_t unit, int64_t hidden) 
 }
 
 // The input product of the rows of steps [s0, s1): bias, then W x; a pre-activation that gets no input has its bias.
-template <class Cell, class T>
-void input_product(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Part& part, int64_t s0, int64_t s1,
+template <class Cell, class T, class E>
+void input_product(const ForwardArgs<T, E>& f, const Scratch<T, E>& scratch, const Part& part, int64_t s0, int64_t s1,
                    Team& team) {
   using C = Traits<Cell>;
   using V = Vec<T>;
@@ -88,7 +89,7 @@ void input_product(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Par
   const Walk walk{f.schedule, f.reverse};
   const int64_t own = part.panels.end - part.panels.begin, row_size = own * C::P * L;
   const T* bias = f.bias + part.panels.begin * C::P * L;
-  const T* w = f.w + part.panels.begin * f.input * N * L;
+  const int64_t inputs = (f.input + depth<E> - 1) / depth<E>;
   int64_t rows = 0;
   for (int64_t s = s0; s < s1; ++s) {
     const int64_t count = sequences(part.share, f.schedule.active[s]);
@@ -97,7 +98,7 @@ void input_product(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Par
       T* pre = scratch.pre + rows * row_size;
       if (f.token != nullptr) {
         for (int64_t panel = 0; panel < own; ++panel) {
-          const T* column = w + (panel * f.input + f.token[r]) * N * L;
+          const T* column = f.columns + ((part.panels.begin + panel) * f.input + f.token[r]) * N * L;
 #pragma GCC unroll 4
           for (int p = 0; p < C::P; ++p) {
             const V b = V::load(bias + (panel * C::P + p) * L);
@@ -115,10 +116,10 @@ void input_product(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Par
     }
   }
   if (f.token != nullptr) return;
-  GemmArgs<T> g;
-  g.n = N, g.runs = 1, g.run_length = f.input, g.run_stride = 0;
+  GemmArgs<T, E> g;
+  g.n = N, g.runs = 1, g.run_length = inputs, g.run_stride = 0;
   g.a = {nullptr, 0, scratch.x_rows};
-  g.b = w;
+  g.b = f.w + part.panels.begin * inputs * N * L;
   g.init = {bias + C::input_first * L, 0, nullptr}, g.init_panel = C::P * L;
   g.out = {scratch.pre + C::input_first * L, row_size, nullptr}, g.out_panel = C::P * L;
   g.width = -1;
@@ -130,16 +131,16 @@ void input_product(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Par
 }
 
 // Adds the recurrent product of a single step to the pre-activations that wait in the scratch.
-template <class Cell, class T>
-void recurrent_product_unpacked(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Part& part, int64_t count,
-                                Team& team) {
+template <class Cell, class T, class E>
+void recurrent_product_unpacked(const ForwardArgs<T, E>& f, const Scratch<T, E>& scratch, const Part& part,
+                                int64_t count, Team& team) {
   using C = Traits<Cell>;
   constexpr int L = Vec<T>::lanes;
-  const StepRow<T>* rows = static_cast<const StepRow<T>*>(scratch.step_rows);
+  const StepRow<T, E>* rows = static_cast<const StepRow<T, E>*>(scratch.step_rows);
   const int64_t own = part.panels.end - part.panels.begin;
   for (int64_t i = 0; i < count; ++i) scratch.x_rows[i] = rows[i].a;
-  GemmArgs<T> g;
-  g.n = C::count, g.runs = 1, g.run_length = f.hidden, g.run_stride = 0;
+  GemmArgs<T, E> g;
+  g.n = C::count, g.runs = 1, g.run_length = (f.hidden + depth<E> - 1) / depth<E>, g.run_stride = 0;
   g.a = {nullptr, 0, scratch.x_rows};
   g.b = nullptr;
   g.out = {scratch.pre + C::first * L, own * C::P * L, nullptr}, g.out_panel = C::P * L;
@@ -148,8 +149,9 @@ void recurrent_product_unpacked(const ForwardArgs<T>& f, const Scratch<T>& scrat
   gemm_unpacked(g, f.r_rows, scratch.weights, {0, count}, {0, own}, part.panels.begin, team);
 }
 
-template <class Cell, class T>
-void cell_forward(const ForwardArgs<T>& f, const StepRow<T>& row, const T* product, int64_t panel, int64_t pre_panel) {
+template <class Cell, class T, class E>
+void cell_forward(const ForwardArgs<T, E>& f, const StepRow<T, E>& row, const T* product, int64_t panel,
+                  int64_t pre_panel) {
   using C = Traits<Cell>;
   using V = Vec<T>;
   constexpr int L = V::lanes;
@@ -163,6 +165,7 @@ void cell_forward(const ForwardArgs<T>& f, const StepRow<T>& row, const T* produ
   for (int k = 1; k < C::S; ++k) prev[k] = V::load(row.prev[k] + unit);
   Cell::forward(a, prev, state, saved);
   store_units(state[0], row.state[0], unit, f.hidden);
+  if constexpr (!same_type<T, E>) store_operand(state[0], row.h + panel * operands<E>);
   for (int k = 1; k < C::S; ++k) state[k].store(row.state[k] + unit);
   if (C::saved > 0 && row.saved != nullptr)
 #pragma GCC unroll 4
@@ -170,8 +173,8 @@ void cell_forward(const ForwardArgs<T>& f, const StepRow<T>& row, const T* produ
 }
 
 // Every tile of one step of this part: the product that `row.a` takes part in, then `finish(row, product, panel)`.
-template <class T, int N, class Finish>
-RNNFAST_INLINE void step_tiles(Tile<T>& t, const StepRow<T>* rows, int64_t count, Span panels, const T* b,
+template <int N, class T, class E, class Finish>
+RNNFAST_INLINE void step_tiles(Tile<T, E>& t, const StepRow<T, E>* rows, int64_t count, Span panels, const E* b,
                                int64_t init_offset, int64_t init_base, Finish finish) {
   constexpr int L = Vec<T>::lanes;
   alignas(64) T product[kMaxTileRows * kMaxTilePanels * kMaxPre * L];
@@ -182,22 +185,22 @@ RNNFAST_INLINE void step_tiles(Tile<T>& t, const StepRow<T>* rows, int64_t count
     const int q_count = static_cast<int>(left < tiling.panels ? left : tiling.panels);
     t.b = b + panel * t.b_panel;
     for (int64_t i = 0; i < tiling.tiles; ++i) {
-      const StepRow<T>* row = rows + tiling.begin(i);
+      const StepRow<T, E>* row = rows + tiling.begin(i);
       const int m_count = static_cast<int>(tiling.begin(i + 1) - tiling.begin(i));
       for (int m = 0; m < m_count; ++m) {
         t.a[m] = row[m].a;
         t.init[m] = row[m].init + (panel - init_base) * t.init_panel + init_offset;
         t.out[m] = product + m * q_count * N * L;
       }
-      tile_of<T>(m_count, N, q_count)(t);
+      tile_of<T, E>(m_count, N, q_count)(t);
       for (int m = 0; m < m_count; ++m)
         for (int q = 0; q < q_count; ++q) finish(row[m], product + (m * q_count + q) * N * L, panel + q);
     }
   }
 }
 
-template <class Cell, class T>
-void forward(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Part& part, Team& team) {
+template <class Cell, class T, class E>
+void forward(const ForwardArgs<T, E>& f, const Scratch<T, E>& scratch, const Part& part, Team& team) {
   using C = Traits<Cell>;
   constexpr int L = Vec<T>::lanes;
   const Walk walk{f.schedule, f.reverse};
@@ -206,11 +209,11 @@ void forward(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Part& par
   const int64_t own = part.panels.end - part.panels.begin;
   const int64_t pre_base = part.panels.begin;  // scratch.pre holds this part's panels only
   const int64_t poll_mask = poll_mask_of(schedule, part, f.hidden * L);
-  StepRow<T>* rows = static_cast<StepRow<T>*>(scratch.step_rows);
+  StepRow<T, E>* rows = static_cast<StepRow<T, E>*>(scratch.step_rows);
 
-  Tile<T> t;
-  t.runs = 1, t.run_length = f.hidden, t.run_stride = 0;
-  t.b_panel = f.hidden * C::count * L, t.init_panel = C::P * L;
+  Tile<T, E> t;
+  t.runs = 1, t.run_length = (f.hidden + depth<E> - 1) / depth<E>, t.run_stride = 0;
+  t.b_panel = t.run_length * C::count * L, t.init_panel = C::P * L;
 
   int64_t chunk_end = 0, chunk_row = 0;
   for (int64_t s = 0; s < schedule.steps; ++s) {
@@ -227,7 +230,7 @@ void forward(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Part& par
     }
     for (int64_t i = 0; i < count; ++i) {
       const int64_t j = part.share.first + i * part.share.stride, r = walk.row(s, j);
-      StepRow<T>& row = rows[i];
+      StepRow<T, E>& row = rows[i];
       row.init = scratch.pre + (chunk_row + i) * own * C::P * L;
       row.state[0] = row_of(f.y, r);
       const bool first = s == 0, cut = walk.cut(s, j);
@@ -240,7 +243,12 @@ void forward(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Part& par
       }
       if (cut)
         for (int k = 0; k < C::S; ++k) row.prev[k] = f.zeros;
-      row.a = row.prev[0];
+      if constexpr (same_type<T, E>) {
+        row.a = row.prev[0];
+      } else {
+        row.a = cut ? f.zero_row : first ? f.h0 + j * f.h_stride : f.h + walk.row(s - 1, j) * f.h_stride;
+        row.h = f.h + r * f.h_stride;
+      }
       row.saved = f.saved != nullptr ? f.saved + r * C::saved * L : nullptr;
     }
     chunk_row += count;
@@ -250,17 +258,17 @@ void forward(const ForwardArgs<T>& f, const Scratch<T>& scratch, const Part& par
         for (int64_t panel = 0; panel < own; ++panel)
           cell_forward<Cell>(f, rows[i], rows[i].init + (panel * C::P + C::first) * L, pre_base + panel, panel);
     } else if (count > 0 && own > 0) {
-      step_tiles<T, C::count>(t, rows, count, part.panels, f.r, C::first * L, pre_base,
-                              [&](const StepRow<T>& row, const T* product, int64_t panel) {
-                                cell_forward<Cell>(f, row, product, panel, panel - pre_base);
-                              });
+      step_tiles<C::count>(t, rows, count, part.panels, f.r, C::first * L, pre_base,
+                           [&](const StepRow<T, E>& row, const T* product, int64_t panel) {
+                             cell_forward<Cell>(f, row, product, panel, panel - pre_base);
+                           });
     }
     if (part.barrier ? team_barrier(team) : ((s & poll_mask) == 0 && team_stopped(team))) return;
   }
 }
 
-template <class Cell, class T>
-void cell_backward(const BackwardArgs<T>& b, const StepRow<T>& row, const T* dh, int64_t panel) {
+template <class Cell, class T, class E>
+void cell_backward(const BackwardArgs<T, E>& b, const StepRow<T, E>& row, const T* dh, int64_t panel) {
   using C = Traits<Cell>;
   using V = Vec<T>;
   constexpr int L = V::lanes;
@@ -279,35 +287,35 @@ void cell_backward(const BackwardArgs<T>& b, const StepRow<T>& row, const T* dh,
   }
   Cell::backward(saved, prev, state, ds, da);
 #pragma GCC unroll 4
-  for (int p = 0; p < C::P; ++p) da[p].store(row.da + (panel * b.panel_rows * C::P + p) * L);
+  for (int p = 0; p < C::P; ++p) store_operand(da[p], row.da + (panel * b.panel_rows * C::P + p) * operands<E>);
   for (int k = 0; k < C::S; ++k) (row.cut ? V(T(0)) : ds[k]).store(row.ds[k] + unit);
 }
 
-template <class Cell, class T>
-void backward(const BackwardArgs<T>& b, const Scratch<T>& scratch, const Part& part, Team& team) {
+template <class Cell, class T, class E>
+void backward(const BackwardArgs<T, E>& b, const Scratch<T, E>& scratch, const Part& part, Team& team) {
   using C = Traits<Cell>;
-  constexpr int L = Vec<T>::lanes;
+  constexpr int L = Vec<T>::lanes, W = operands<E>;
   const Walk walk{b.schedule, b.reverse};
   const ScheduleView& schedule = b.schedule;
   const int64_t panels = (b.hidden + L - 1) / L, padded = panels * L;
   const int64_t own = part.panels.end - part.panels.begin;
   const int64_t poll_mask = poll_mask_of(schedule, part, b.hidden * L);
-  StepRow<T>* rows = static_cast<StepRow<T>*>(scratch.step_rows);
-  const T* da_of_none = b.da + schedule.rows * C::P * L;  // zeros
+  StepRow<T, E>* rows = static_cast<StepRow<T, E>*>(scratch.step_rows);
+  const E* da_of_none = b.da + schedule.rows * C::P * W;  // zeros
 
   // dh = the cell's own path from the step after + da of that step times R, one run of k for each panel of da.
-  Tile<T> t;
-  t.runs = panels, t.run_length = C::count * L, t.run_stride = b.panel_rows * C::P * L;
-  t.b_panel = panels * C::count * L * L, t.init_panel = L;
+  Tile<T, E> t;
+  t.runs = panels, t.run_length = C::count * W, t.run_stride = b.panel_rows * C::P * W;
+  t.b_panel = panels * C::count * W * L, t.init_panel = L;
 
   for (int64_t s = schedule.steps - 1; s >= 0; --s) {
     const int64_t count = sequences(part.share, schedule.active[s]);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t j = part.share.first + i * part.share.stride, r = walk.row(s, j);
-      StepRow<T>& row = rows[i];
+      StepRow<T, E>& row = rows[i];
       const bool last = j >= schedule.active[s + 1];
-      row.a = last || walk.cut(s + 1, j) ? da_of_none : b.da + walk.row(s + 1, j) * C::P * L;
-      row.a += C::first * L;
+      row.a = last || walk.cut(s + 1, j) ? da_of_none : b.da + walk.row(s + 1, j) * C::P * W;
+      row.a += C::first * W;
       row.dy = b.dy.base != nullptr || b.dy.index != nullptr ? row_of(b.dy, r) : nullptr;
       row.state[0] = const_cast<T*>(row_of(b.y, r));  // read only
       const bool cut = walk.cut(s, j);
@@ -319,7 +327,7 @@ void backward(const BackwardArgs<T>& b, const Scratch<T>& scratch, const Part& p
       for (int k = 0; k < C::S; ++k) row.ds[k] = b.dstate[k] + j * padded;
       row.init = row.ds[0];
       row.saved = const_cast<T*>(b.saved) + r * C::saved * L;
-      row.da = b.da + r * C::P * L;
+      row.da = b.da + r * C::P * W;
       row.cut = cut;
     }
     if (s == schedule.steps - 1) {  // no step after it: nothing to multiply
@@ -327,7 +335,7 @@ void backward(const BackwardArgs<T>& b, const Scratch<T>& scratch, const Part& p
         for (int64_t panel = part.panels.begin; panel < part.panels.end; ++panel)
           cell_backward<Cell>(b, rows[i], rows[i].init + panel * L, panel);
     } else if (count > 0 && own > 0) {
-      step_tiles<T, 1>(t, rows, count, part.panels, b.r, 0, 0, [&](const StepRow<T>& row, const T* dh, int64_t panel) {
+      step_tiles<1>(t, rows, count, part.panels, b.r, 0, 0, [&](const StepRow<T, E>& row, const T* dh, int64_t panel) {
         cell_backward<Cell>(b, row, dh, panel);
       });
     }
@@ -339,11 +347,11 @@ void backward(const BackwardArgs<T>& b, const Scratch<T>& scratch, const Part& p
   const int64_t count = sequences(part.share, schedule.active[0]);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t j = part.share.first + i * part.share.stride;
-    rows[i].a = (walk.cut(0, j) ? da_of_none : b.da + walk.row(0, j) * C::P * L) + C::first * L;
+    rows[i].a = (walk.cut(0, j) ? da_of_none : b.da + walk.row(0, j) * C::P * W) + C::first * W;
     rows[i].init = rows[i].ds[0] = b.dstate[0] + j * padded;
   }
   if (count > 0 && own > 0)
-    step_tiles<T, 1>(t, rows, count, part.panels, b.r, 0, 0, [](const StepRow<T>& row, const T* dh, int64_t panel) {
+    step_tiles<1>(t, rows, count, part.panels, b.r, 0, 0, [](const StepRow<T, E>& row, const T* dh, int64_t panel) {
       Vec<T>::load(dh).store(row.ds[0] + panel * L);
     });
 }

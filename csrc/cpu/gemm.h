@@ -12,8 +12,8 @@ RNNFAST_INLINE T* row_of(const Rows<T>& rows, int64_t r) {
 }
 
 // The last panel of a row whose width is no multiple of L: through a copy, so that nothing behind the row is touched.
-template <class T>
-void gemm_ragged_panel(const GemmArgs<T>& g, Tile<T>& t, int64_t row, int rows, int64_t panel) {
+template <class T, class E>
+void gemm_ragged_panel(const GemmArgs<T, E>& g, Tile<T, E>& t, int64_t row, int rows, int64_t panel) {
   using V = Vec<T>;
   constexpr int L = V::lanes;
   alignas(64) T copy[kMaxTileRows][L];
@@ -22,23 +22,23 @@ void gemm_ragged_panel(const GemmArgs<T>& g, Tile<T>& t, int64_t row, int rows, 
     V::load_first(row_of(g.init, row + m) + panel * g.init_panel, valid).store(copy[m]);
     t.init[m] = t.out[m] = copy[m];
   }
-  tile_of<T>(rows, 1, 1)(t);
+  tile_of<T, E>(rows, 1, 1)(t);
   for (int m = 0; m < rows; ++m) V::load(copy[m]).store_first(row_of(g.out, row + m) + panel * g.out_panel, valid);
 }
 
-template <class T>
-void gemm(const GemmArgs<T>& g, Span rows, Span panels, Team& team) {
+template <class T, class E>
+void gemm(const GemmArgs<T, E>& g, Span rows, Span panels, Team& team) {
   constexpr int L = Vec<T>::lanes;
   constexpr int64_t kWeightBytes = 256 * 1024;  // of a group of panels that all rows pass while it is in L2
   constexpr int64_t kTilesPerPoll = 64;         // at most a millisecond
   if (rows.begin >= rows.end) return;
   const Tiling tiling(rows.end - rows.begin, g.n, panels.end - panels.begin);
   const int64_t panel_size = g.runs * g.run_length * g.n * L;
-  int64_t group = kWeightBytes / (panel_size * static_cast<int64_t>(sizeof(T)) + 1);
+  int64_t group = kWeightBytes / (panel_size * static_cast<int64_t>(sizeof(E)) + 1);
   group = group < tiling.panels ? tiling.panels : group / tiling.panels * tiling.panels;
   const int64_t full_panels = g.width < 0 ? panels.end : g.width / L;
 
-  Tile<T> t;
+  Tile<T, E> t;
   t.runs = g.runs, t.run_length = g.run_length, t.run_stride = g.run_stride;
   t.b_panel = panel_size, t.init_panel = g.init_panel, t.out_panel = g.out_panel;
   for (int64_t first = panels.begin; first < panels.end; first += group) {
@@ -60,7 +60,7 @@ void gemm(const GemmArgs<T>& g, Span rows, Span panels, Team& team) {
           t.init[m] = row_of(g.init, row + m) + panel * g.init_panel;
           t.out[m] = row_of(g.out, row + m) + panel * g.out_panel;
         }
-        tile_of<T>(m_count, g.n, q)(t);
+        tile_of<T, E>(m_count, g.n, q)(t);
         panel += q;
       }
       if (i % kTilesPerPoll == 0 && team_stopped(team)) return;
@@ -71,25 +71,26 @@ void gemm(const GemmArgs<T>& g, Span rows, Span panels, Team& team) {
 // The same with weights as the caller has them: a block of columns of a few panels is packed, used by all rows and
 // forgotten, so that weights which are needed once are read once and not written at all. The product's panel 0 is
 // `first_panel` of the weights.
-template <class T>
-void gemm_unpacked(const GemmArgs<T>& g, const UnpackedWeights<T>& u, T* scratch, Span rows, Span panels,
+template <class T, class E>
+void gemm_unpacked(const GemmArgs<T, E>& g, const UnpackedWeights<T>& u, E* scratch, Span rows, Span panels,
                    int64_t first_panel, Team& team) {
-  constexpr int L = Vec<T>::lanes;
+  constexpr int L = Vec<T>::lanes, D = depth<E>;
   if (rows.begin >= rows.end) return;
   constexpr int kVectors = 8;  // side by side: enough chains of fmas, and blocks of many columns in the scratch
   const int64_t most = kVectors / g.n;
   const Tiling tiling(rows.end - rows.begin, g.n, most < panels.end - panels.begin ? most : panels.end - panels.begin);
-  const int64_t column_bytes = tiling.panels * g.n * L * static_cast<int64_t>(sizeof(T));
+  const int64_t column_bytes = tiling.panels * g.n * L * static_cast<int64_t>(sizeof(E));
   const int64_t block = kUnpackedBytes / column_bytes / L * L;
-  Tile<T> t;
+  Tile<T, E> t;
   t.runs = 1, t.run_stride = 0, t.b = scratch, t.init_panel = g.init_panel, t.out_panel = g.out_panel;
   for (int64_t panel = panels.begin; panel < panels.end; panel += tiling.panels) {
     const int q_count = static_cast<int>(panels.end - panel < tiling.panels ? panels.end - panel : tiling.panels);
     for (int64_t k = 0; k < g.run_length; k += block) {
       t.run_length = g.run_length - k < block ? g.run_length - k : block;
       t.b_panel = t.run_length * g.n * L;
+      const int64_t columns = u.width - k * D < t.run_length * D ? u.width - k * D : t.run_length * D;
       for (int q = 0; q < q_count; ++q)
-        pack_panel(u.weight + k, u.hidden, u.width, nullptr, t.run_length, u.run, scratch + q * t.b_panel,
+        pack_panel(u.weight + k * D, u.hidden, u.width, nullptr, columns, u.run, scratch + q * t.b_panel,
                    first_panel + panel + q);
       for (int64_t i = 0; i < tiling.tiles; ++i) {
         const int64_t row = rows.begin + tiling.begin(i);
@@ -100,7 +101,7 @@ void gemm_unpacked(const GemmArgs<T>& g, const UnpackedWeights<T>& u, T* scratch
           t.init[m] = k == 0 ? row_of(g.init, row + m) + panel * g.init_panel : t.out[m];
         }
         if (k > 0) t.init_panel = g.out_panel;
-        tile_of<T>(m_count, g.n, q_count)(t);
+        tile_of<T, E>(m_count, g.n, q_count)(t);
       }
     }
     t.init_panel = g.init_panel;
@@ -108,15 +109,41 @@ void gemm_unpacked(const GemmArgs<T>& g, const UnpackedWeights<T>& u, T* scratch
   }
 }
 
+// Numbers of a row and of the next one as what a weight tile multiplies: those of a pair of rows in one element.
+template <class E>
+inline constexpr int row_pair = 1;
+template <>
+inline constexpr int row_pair<Bf16x2> = 2;
 template <class T>
-void weight_gradient(const WeightGradientArgs<T>& g, Span panels, Span inputs, Team& team) {
+RNNFAST_INLINE Vec<T> of_rows(const T* row, const T*) {
+  return Vec<T>::load(row);
+}
+RNNFAST_INLINE VecB of_rows(const Bf16x2* row, const Bf16x2* next) {
+  return pair(load_operand(row), next != nullptr ? load_operand(next) : VecF(0.0f));
+}
+
+template <class T, class E>
+void pair_rows(Rows<const E> in, int64_t width, E* out, int64_t stride, Span rows) {
+  constexpr int L = Vec<E>::lanes, R = row_pair<E>;
+  for (int64_t r = rows.begin; r < rows.end; r += R) {
+    const E *row = row_of(in, r), *next = r + 1 < rows.end ? row_of(in, r + 1) : nullptr;
+    E* to = out + r / R * stride;
+    for (int64_t i = 0; i < width; i += L, row += operands<E>) {
+      of_rows(row, next).store(to + i);
+      if (next != nullptr) next += operands<E>;
+    }
+  }
+}
+
+template <class T, class E>
+void weight_gradient(const WeightGradientArgs<T, E>& g, Span panels, Span inputs, Team& team) {
   using V = Vec<T>;
-  constexpr int L = V::lanes;
+  constexpr int L = V::lanes, R = row_pair<E>, W = operands<E>;
   if (inputs.begin >= inputs.end) return;
-  const int64_t out_panel = g.inputs * g.n * L;
+  const int64_t out_panel = g.inputs * g.n * L, packed_panel = kSumBlock / R * g.n * L;
   const int width = g.n == 1 ? kMaxTilePanels : 1;  // panels at a time
   constexpr int64_t kBlocksPerPoll = 16;
-  const T* x[kSumBlock];
+  const E* x[kSumBlock / R];
   for (int64_t panel = panels.begin; panel < panels.end; panel += width) {
     const int q_count = static_cast<int>(panels.end - panel < width ? panels.end - panel : width);
     const int64_t limit = max_tile_rows(g.n * q_count), count = inputs.end - inputs.begin;
@@ -128,17 +155,21 @@ void weight_gradient(const WeightGradientArgs<T>& g, Span panels, Span inputs, T
     for (int64_t end = g.rows, row0; end > 0; end = row0) {  // the last block first, as backward makes them
       row0 = (end - 1) / kSumBlock * kSumBlock;
       const int64_t rows = end - row0;
-      for (int64_t r = 0; r < rows; ++r) {
-        x[r] = row_of(g.x, row0 + r);
+      for (int64_t r = 0; r < rows; r += R) {
+        const int64_t k = r / R;
+        x[k] = row_of(g.x, row0 / R + k);
         for (int q = 0; g.packed != nullptr && q < q_count; ++q) {
-          const T* from = g.da + (row0 + r) * g.da_row + (panel + q) * g.da_panel + g.first * L;
-          for (int n = 0; n < g.n; ++n) V::load(from + n * L).store(g.packed + ((q * kSumBlock + r) * g.n + n) * L);
+          const E* from = g.da + (row0 + r) * g.da_row + (panel + q) * g.da_panel + g.first * W;
+          const E* next = r + R > rows ? nullptr : from + (R - 1) * g.da_row;
+          for (int n = 0; n < g.n; ++n)
+            of_rows(from + n * W, next == nullptr ? nullptr : next + n * W)
+                .store(g.packed + q * packed_panel + (k * g.n + n) * L);
         }
       }
-      WeightTile<T> t;
-      t.x = x, t.count = rows, t.out_panel = out_panel;
+      WeightTile<T, E> t;
+      t.x = x, t.count = (rows + R - 1) / R, t.out_panel = out_panel;
       if (g.packed != nullptr) {
-        t.da = g.packed, t.da_row = g.n * L, t.da_panel = kSumBlock * g.n * L;
+        t.da = g.packed, t.da_row = g.n * L, t.da_panel = packed_panel;
       } else {
         t.da = g.da + row0 * g.da_row + panel * g.da_panel + g.first * L, t.da_row = g.da_row, t.da_panel = g.da_panel;
       }
@@ -146,33 +177,48 @@ void weight_gradient(const WeightGradientArgs<T>& g, Span panels, Span inputs, T
         t.i = inputs.begin + count * i / tiles;
         const int m_count = static_cast<int>(inputs.begin + count * (i + 1) / tiles - t.i);
         t.out = g.gradient + panel * out_panel + t.i * g.n * L;
-        weight_tile_of<T>(m_count, g.n, q_count)(t);
+        weight_tile_of<T, E>(m_count, g.n, q_count)(t);
       }
       if (row0 / kSumBlock % kBlocksPerPoll == 0 && team_stopped(team)) return;
     }
   }
 }
 
+// Number i of a row of operands, and the first `count` numbers of a vector of them.
 template <class T>
-void add_products(const WeightGradientArgs<T>& g, int64_t hidden, const Run& run, T* d_weight, Span panels) {
+RNNFAST_INLINE T number_of(const T* row, int64_t i) {
+  return row[i];
+}
+RNNFAST_INLINE float number_of(const Bf16x2* row, int64_t i) {
+  const uint32_t bits = row[i / depth<Bf16x2>].bits;
+  return __builtin_bit_cast(float, i % depth<Bf16x2> != 0 ? bits & 0xffff0000u : bits << 16);
+}
+template <class T>
+RNNFAST_INLINE Vec<T> load_first(const T* p, int count) {
+  return Vec<T>::load_first(p, count);
+}
+RNNFAST_INLINE VecF load_first(const Bf16x2* p, int) { return load_operand(p); }
+
+template <class T, class E>
+void add_products(const WeightGradientArgs<T, E>& g, int64_t hidden, const Run& run, T* d_weight, Span panels) {
   using V = Vec<T>;
-  constexpr int L = V::lanes, Q = 4;  // vectors of inputs at a time
+  constexpr int L = V::lanes, W = operands<E>, Q = 4;  // vectors of inputs at a time
   for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
     for (int n = 0; n < g.n; ++n) {
       for (int lane = 0; lane < L; ++lane) {
         const int64_t weight = weight_row(run, n, hidden, panel, L, lane);
         if (weight < 0) break;
-        const T* da = g.da + panel * g.da_panel + (g.first + n) * L + lane;
+        const E* da = g.da + panel * g.da_panel + (g.first + n) * W;
         T* to = d_weight + weight * g.inputs;
         int64_t i = 0;
         for (; i + Q * L <= g.inputs; i += Q * L) {
           V sum[Q];
           for (int q = 0; q < Q; ++q) sum[q] = V(T(0));
           for (int64_t r = 0; r < g.rows; ++r) {
-            const V element(da[r * g.da_row]);
-            const T* x = row_of(g.x, r) + i;
+            const V element(number_of(da + r * g.da_row, lane));
+            const E* x = row_of(g.x, r) + i / L * W;
 #pragma GCC unroll 4
-            for (int q = 0; q < Q; ++q) sum[q] = fma(V::load(x + q * L), element, sum[q]);
+            for (int q = 0; q < Q; ++q) sum[q] = fma(load_operand(x + q * W), element, sum[q]);
           }
           for (int q = 0; q < Q; ++q) (V::load(to + i + q * L) + sum[q]).store(to + i + q * L);
         }
@@ -180,7 +226,7 @@ void add_products(const WeightGradientArgs<T>& g, int64_t hidden, const Run& run
           const int count = static_cast<int>(g.inputs - i < L ? g.inputs - i : L);
           V sum(T(0));
           for (int64_t r = 0; r < g.rows; ++r)
-            sum = fma(V::load_first(row_of(g.x, r) + i, count), V(da[r * g.da_row]), sum);
+            sum = fma(load_first(row_of(g.x, r) + i / L * W, count), V(number_of(da + r * g.da_row, lane)), sum);
           (V::load_first(to + i, count) + sum).store_first(to + i, count);
         }
       }
@@ -188,8 +234,8 @@ void add_products(const WeightGradientArgs<T>& g, int64_t hidden, const Run& run
   }
 }
 
-template <class T, int P>
-void sum_rows_of_panel(const T* da, const int32_t* order, int64_t count, int64_t row_size, bool add, T* out) {
+template <class T, class E, int P>
+void sum_rows_of_panel(const E* da, const int32_t* order, int64_t count, int64_t row_size, bool add, T* out) {
   using V = Vec<T>;
   constexpr int L = V::lanes;
   V total[P];
@@ -199,19 +245,19 @@ void sum_rows_of_panel(const T* da, const int32_t* order, int64_t count, int64_t
     V sum[P];
     for (int p = 0; p < P; ++p) sum[p] = V(T(0));
     for (int64_t r = row0; r < end; ++r) {
-      const T* row = da + (order != nullptr ? order[r] : r) * row_size;
-      for (int p = 0; p < P; ++p) sum[p] = sum[p] + V::load(row + p * L);
+      const E* row = da + (order != nullptr ? order[r] : r) * row_size;
+      for (int p = 0; p < P; ++p) sum[p] = sum[p] + load_operand(row + p * operands<E>);
     }
     for (int p = 0; p < P; ++p) total[p] = total[p] + sum[p];
   }
   for (int p = 0; p < P; ++p) total[p].store(out + p * L);
 }
 
-template <class T>
-void sum_rows(const T* da, int64_t da_row, int64_t da_panel, const int32_t* order, int64_t count, int pre_activations,
+template <class T, class E>
+void sum_rows(const E* da, int64_t da_row, int64_t da_panel, const int32_t* order, int64_t count, int pre_activations,
               bool add, T* out, Span panels) {
-  static constexpr void (*sum[kMaxPre])(const T*, const int32_t*, int64_t, int64_t, bool, T*) = {
-      sum_rows_of_panel<T, 1>, sum_rows_of_panel<T, 2>, sum_rows_of_panel<T, 3>, sum_rows_of_panel<T, 4>};
+  static constexpr void (*sum[kMaxPre])(const E*, const int32_t*, int64_t, int64_t, bool, T*) = {
+      sum_rows_of_panel<T, E, 1>, sum_rows_of_panel<T, E, 2>, sum_rows_of_panel<T, E, 3>, sum_rows_of_panel<T, E, 4>};
   for (int64_t panel = panels.begin; panel < panels.end; ++panel)
     sum[pre_activations - 1](da + panel * da_panel, order, count, da_row, add,
                              out + panel * pre_activations * Vec<T>::lanes);

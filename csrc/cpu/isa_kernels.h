@@ -1,4 +1,5 @@
-// The body of every isa_<name>.cpp: the table of kernels for the vector type that the file has included.
+// The body of every isa_<name>.cpp: the tables of kernels for the vector type that the file has included, or with
+// RNNFAST_BF16_ALONE the only one that an instruction for bf16 changes.
 #pragma once
 
 #include "../core/random.h"
@@ -39,23 +40,40 @@ void math(MathFunction function, const T* in, T* out, int64_t n) {
   }
 }
 
-template <class T>
-constexpr Kernels<T> make_kernels(const char* isa) {
-  Kernels<T> k{};
+template <class T, class E>
+void to_operands(const T* in, int64_t n, E* out, int64_t width) {
+  using V = Vec<T>;
+  constexpr int L = V::lanes, W = operands<E>;
+  for (int64_t at = 0, i = 0; at < width; at += W, i += L) {
+    const V v = i + L <= n ? V::load(in + i) : i < n ? V::load_first(in + i, static_cast<int>(n - i)) : V(T(0));
+    store_operand(v, out + at);
+  }
+}
+
+template <class T, class E>
+constexpr Kernels<T, E> make_kernels(const char* isa) {
+  Kernels<T, E> k{};
   k.isa = isa;
   k.lanes = Vec<T>::lanes;
-  k.step_row_bytes = sizeof(StepRow<T>);
-#define RNNFAST_CELL_KERNELS(name, Type) k.cell[cell_##name] = {forward<Type, T>, backward<Type, T>};
+  k.depth = depth<E>;
+  k.row_pair = row_pair<E>;
+  k.step_row_bytes = sizeof(StepRow<T, E>);
+#define RNNFAST_CELL_KERNELS(name, Type) k.cell[cell_##name] = {forward<Type, T, E>, backward<Type, T, E>};
   RNNFAST_CELLS(RNNFAST_CELL_KERNELS)
 #undef RNNFAST_CELL_KERNELS
-  k.pack = pack<T>;
-  k.pack_transposed = pack_transposed<T>;
+  if constexpr (!same_type<T, E>) {
+    k.to_operands = to_operands<T, E>;
+    k.pair_rows = pair_rows<T, E>;
+  }
+  k.pack = pack<T, E>;
+  k.pack_columns = pack_columns<T, E>;
+  k.pack_transposed = pack_transposed<T, E>;
   k.pack_bias = pack_bias<T>;
-  k.gemm = gemm<T>;
-  k.weight_gradient = weight_gradient<T>;
-  k.sum_rows = sum_rows<T>;
+  k.gemm = gemm<T, E>;
+  k.weight_gradient = weight_gradient<T, E>;
+  k.sum_rows = sum_rows<T, E>;
   k.add_gradient = add_gradient<T>;
-  k.add_products = add_products<T>;
+  k.add_products = add_products<T, E>;
   k.dropout = dropout<T>;
   k.math = math<T>;
   k.fma_loop = fma_loop<T>;
@@ -83,13 +101,17 @@ constexpr OpsKernels<T> make_ops_kernels() {
 
 #define RNNFAST_STRING_OF(x) #x
 #define RNNFAST_STRING(x) RNNFAST_STRING_OF(x)
+extern const Kernels<float, Bf16x2> kernels_bf16;
+constinit const Kernels<float, Bf16x2> kernels_bf16 = make_kernels<float, Bf16x2>(RNNFAST_STRING(RNNFAST_TARGET));
+#ifndef RNNFAST_BF16_ALONE
 extern const Kernels<float> kernels_f32;
 extern const Kernels<double> kernels_f64;
-constinit const Kernels<float> kernels_f32 = make_kernels<float>(RNNFAST_STRING(RNNFAST_TARGET));
-constinit const Kernels<double> kernels_f64 = make_kernels<double>(RNNFAST_STRING(RNNFAST_TARGET));
+constinit const Kernels<float> kernels_f32 = make_kernels<float, float>(RNNFAST_STRING(RNNFAST_TARGET));
+constinit const Kernels<double> kernels_f64 = make_kernels<double, double>(RNNFAST_STRING(RNNFAST_TARGET));
 extern const OpsKernels<float> ops_kernels_f32;
 extern const OpsKernels<double> ops_kernels_f64;
 constinit const OpsKernels<float> ops_kernels_f32 = make_ops_kernels<float>();
 constinit const OpsKernels<double> ops_kernels_f64 = make_ops_kernels<double>();
+#endif
 
 }  // namespace rnnfast::RNNFAST_TARGET

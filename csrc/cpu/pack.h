@@ -1,7 +1,7 @@
 // Weights into the order in which the tiles read them, and their gradients back.
 #pragma once
 
-#include "kernels.h"
+#include "vec_bf16.h"
 
 namespace rnnfast::RNNFAST_TARGET {
 
@@ -28,68 +28,116 @@ RNNFAST_INLINE void transpose(V (&block)[V::lanes]) {
   }
 }
 
-// L columns of L rows of weights, one vector a column.
-template <class T>
-RNNFAST_INLINE void pack_block(const T* weight, int64_t width, T* packed, int64_t stride) {
-  using V = Vec<T>;
+// L elements of each of L rows of weights, one vector an element.
+template <class T, class E>
+RNNFAST_INLINE void pack_block(const T* weight, int64_t width, E* packed, int64_t stride) {
+  using V = Vec<E>;
   constexpr int L = V::lanes;
   V block[L];
+  if constexpr (same_type<T, E>) {
 #pragma GCC unroll 16
-  for (int i = 0; i < L; ++i) {
-    __builtin_prefetch(weight + i * width + 4 * L);
-    block[i] = V::load(weight + i * width);
+    for (int i = 0; i < L; ++i) {
+      __builtin_prefetch(weight + i * width + 4 * L);
+      block[i] = V::load(weight + i * width);
+    }
+  } else {
+    alignas(64) E row[L][L];  // all are stored before the first is loaded, as a whole, from its two halves
+    for (int i = 0; i < L; ++i) {
+      __builtin_prefetch(weight + i * width + 4 * L);
+      __builtin_prefetch(weight + i * width + 5 * L);
+      for (int d = 0; d < depth<E>; ++d)
+        store_operand(Vec<T>::load(weight + i * width + d * L), row[i] + d * operands<E>);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) block[i] = V::load(row[i]);
   }
   transpose(block);
 #pragma GCC unroll 16
   for (int i = 0; i < L; ++i) block[i].store(packed + i * stride);
 }
 
-// One panel of pack().
-template <class T>
-void pack_panel(const T* weight, int64_t hidden, int64_t width, const int32_t* ids, int64_t k_count, const Run& run,
-                T* packed, int64_t panel) {
-  constexpr int L = Vec<T>::lanes;
-  const int64_t stride = run.count * L, units = hidden - panel * L < L ? hidden - panel * L : L;
+// The vector of an element from those of its numbers.
+template <class E, class T>
+RNNFAST_INLINE Vec<E> element_of(const Vec<T> (&number)[depth<E>]) {
+  if constexpr (same_type<T, E>) {
+    return number[0];
+  } else {
+    return pair(round_bf16(number[0]), depth<E> > 1 ? round_bf16(number[depth<E> - 1]) : Vec<T>(T(0)));
+  }
+}
+
+// One panel: columns ids[0 .. columns) of the weights, or all.
+template <class T, class E>
+void pack_panel(const T* weight, int64_t hidden, int64_t width, const int32_t* ids, int64_t columns, const Run& run,
+                E* packed, int64_t panel) {
+  constexpr int L = Vec<T>::lanes, D = depth<E>;
+  const int64_t stride = run.count * L, k_count = (columns + D - 1) / D;
+  const int64_t units = hidden - panel * L < L ? hidden - panel * L : L;
   for (int n = 0; n < run.count; ++n) {
     const T* from = weight + weight_row(run, n, hidden, panel, L, 0) * width;
-    T* to = packed + n * L;
+    E* to = packed + n * L;
     int64_t k = 0;
     if (ids == nullptr && units == L)
-      for (; k + L <= k_count; k += L) pack_block(from + k, width, to + k * stride, stride);
+      for (; (k + L) * D <= columns; k += L) pack_block(from + k * D, width, to + k * stride, stride);
     for (; k < k_count; ++k) {
-      const T* column = from + (ids == nullptr ? k : ids[k]);
-      for (int64_t lane = 0; lane < L; ++lane) to[k * stride + lane] = lane < units ? column[lane * width] : T(0);
+      Vec<T> v[D];
+      for (int d = 0; d < D; ++d) {
+        const int64_t column = k * D + d;
+        const T* at = from + (ids == nullptr || column >= columns ? column : ids[column]);
+        T number[L];
+        for (int64_t lane = 0; lane < L; ++lane)
+          number[lane] = lane < units && column < columns ? at[lane * width] : T(0);
+        v[d] = Vec<T>::load(number);
+      }
+      element_of<E>(v).store(to + k * stride);
     }
   }
 }
 
-template <class T>
-void pack(const T* weight, int64_t hidden, int64_t width, const int32_t* ids, int64_t k_count, const Run& run,
-          T* packed, Span panels) {
-  const int64_t panel_size = k_count * run.count * Vec<T>::lanes;
+template <class T, class E>
+void pack(const T* weight, int64_t hidden, int64_t width, const Run& run, E* packed, Span panels) {
+  const int64_t panel_size = (width + depth<E> - 1) / depth<E> * run.count * Vec<T>::lanes;
   for (int64_t panel = panels.begin; panel < panels.end; ++panel)
-    pack_panel(weight, hidden, width, ids, k_count, run, packed + panel * panel_size, panel);
+    pack_panel(weight, hidden, width, nullptr, width, run, packed + panel * panel_size, panel);
 }
 
-template <class T>
-void pack_transposed(const T* weight, int64_t hidden, int64_t width, const Run& run, T* packed, Span width_panels) {
+template <class T, class E>
+void pack_columns(const T* weight, int64_t hidden, int64_t width, const int32_t* ids, int64_t k, const Run& run,
+                  T* packed, Span panels) {
+  constexpr int L = Vec<T>::lanes;
+  const int64_t size = k * run.count * L;
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+    T* to = packed + panel * size;
+    pack_panel(weight, hidden, width, ids, k, run, to, panel);
+    if constexpr (!same_type<T, E>)
+      for (int64_t i = 0; i < size; i += L) round_bf16(Vec<T>::load(to + i)).store(to + i);
+  }
+}
+
+template <class T, class E>
+void pack_transposed(const T* weight, int64_t hidden, int64_t width, const Run& run, E* packed, Span width_panels) {
   using V = Vec<T>;
-  constexpr int L = V::lanes;
+  constexpr int L = V::lanes, D = depth<E>;
   constexpr int64_t kBlock = 8;  // panels of the width: a row is read in pieces of several cache lines
-  const int64_t panels = (hidden + L - 1) / L, panel_size = panels * run.count * L * L;
+  const int64_t panels = (hidden + L - 1) / L, panel_size = panels * run.count * operands<E> * L;
   for (int64_t first = width_panels.begin; first < width_panels.end; first += kBlock) {
     const int64_t last = first + kBlock < width_panels.end ? first + kBlock : width_panels.end;
-    T* to = packed + first * panel_size;
+    E* to = packed + first * panel_size;
     for (int64_t panel = 0; panel < panels; ++panel) {
       for (int n = 0; n < run.count; ++n) {
-        for (int lane = 0; lane < L; ++lane, to += L) {
-          const int64_t row = weight_row(run, n, hidden, panel, L, lane);
-          const T* from = weight + row * width;
+        for (int lane = 0; lane < L; lane += D, to += L) {
+          const T* row[D];
+          for (int d = 0; d < D; ++d) {
+            const int64_t r = weight_row(run, n, hidden, panel, L, lane + d);
+            row[d] = r < 0 ? nullptr : weight + r * width;
+          }
           for (int64_t i = first; i < last; ++i) {
-            const V v = row < 0                ? V(T(0))
-                        : (i + 1) * L <= width ? V::load(from + i * L)
-                                               : V::load_first(from + i * L, static_cast<int>(width - i * L));
-            v.store(to + (i - first) * panel_size);
+            V v[D];
+            for (int d = 0; d < D; ++d)
+              v[d] = row[d] == nullptr      ? V(T(0))
+                     : (i + 1) * L <= width ? V::load(row[d] + i * L)
+                                            : V::load_first(row[d] + i * L, static_cast<int>(width - i * L));
+            element_of<E>(v).store(to + (i - first) * panel_size);
           }
         }
       }

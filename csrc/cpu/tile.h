@@ -6,17 +6,17 @@
 // leave room for a panel's weights and one broadcast; a step of k reads N * Q vectors of weights and M elements.
 #pragma once
 
-#include "kernels.h"
+#include "vec_bf16.h"
 
 namespace rnnfast::RNNFAST_TARGET {
 
 constexpr int kAccumulators = kRegisters == 32 ? 24 : 12;
 
-template <class T>
+template <class T, class E>
 struct Tile {
-  const T* a[kMaxTileRows];
+  const E* a[kMaxTileRows];
   int64_t runs, run_length, run_stride;
-  const T* b;  // [k][N][L], panels b_panel apart
+  const E* b;  // [k][N][L], panels b_panel apart
   int64_t b_panel;
   const T* init[kMaxTileRows];
   int64_t init_panel;
@@ -24,8 +24,8 @@ struct Tile {
   int64_t out_panel;
 };
 
-template <class T, int M, int N, int Q>
-void tile(const Tile<T>& t) {
+template <class T, class E, int M, int N, int Q>
+void tile(const Tile<T, E>& t) {
   using V = Vec<T>;
   constexpr int L = V::lanes;
   V sum[M][Q * N];
@@ -34,24 +34,24 @@ void tile(const Tile<T>& t) {
 #pragma GCC unroll 16
     for (int j = 0; j < Q * N; ++j) sum[m][j] = V::load(t.init[m] + j / N * t.init_panel + j % N * L);
 
-  const T* a[M];
+  const E* a[M];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) a[m] = t.a[m];
-  const T* b = t.b;
+  const E* b = t.b;
   const int64_t b_panel = t.b_panel, length = t.run_length;
   for (int64_t run = 0; run < t.runs; ++run) {
     if (run + 1 < t.runs)  // runs lie far apart, where no processor foresees the next one
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m)
-        for (int64_t k = 0; k < length; k += 64 / static_cast<int64_t>(sizeof(T)))
+        for (int64_t k = 0; k < length; k += 64 / static_cast<int64_t>(sizeof(E)))
           __builtin_prefetch(a[m] + t.run_stride + k);
     for (int64_t k = 0; k < length; ++k) {
-      V w[Q * N];
+      Vec<E> w[Q * N];
 #pragma GCC unroll 16
-      for (int j = 0; j < Q * N; ++j) w[j] = V::load(b + j / N * b_panel + j % N * L);
+      for (int j = 0; j < Q * N; ++j) w[j] = Vec<E>::load(b + j / N * b_panel + j % N * L);
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
-        const V x(a[m][k]);
+        const Vec<E> x(a[m][k]);
 #pragma GCC unroll 16
         for (int j = 0; j < Q * N; ++j) sum[m][j] = fma(x, w[j], sum[m][j]);
       }
@@ -69,18 +69,18 @@ void tile(const Tile<T>& t) {
 
 // The same with the roles of the weight gradient: the sum runs over rows k, x[k][i .. i + M) times da[k]; the result
 // is added to out, so that a block's sum is complete before it joins those of the earlier blocks.
-template <class T>
+template <class T, class E>
 struct WeightTile {
-  const T* const* x;  // [count]
+  const E* const* x;  // [count]
   int64_t i, count;
-  const T* da;  // [N][L] a row
+  const E* da;  // [N][L] a row
   int64_t da_row, da_panel;
   T* out;  // [M][N][L], panels out_panel apart
   int64_t out_panel;
 };
 
-template <class T, int M, int N, int Q>
-void weight_tile(const WeightTile<T>& t) {
+template <class T, class E, int M, int N, int Q>
+void weight_tile(const WeightTile<T, E>& t) {
   using V = Vec<T>;
   constexpr int L = V::lanes;
   V sum[M][Q * N];
@@ -88,16 +88,16 @@ void weight_tile(const WeightTile<T>& t) {
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
     for (int j = 0; j < Q * N; ++j) sum[m][j] = V(0);
-  const T* da = t.da;
+  const E* da = t.da;
   const int64_t da_row = t.da_row, da_panel = t.da_panel;
   for (int64_t k = 0; k < t.count; ++k) {
-    const T* x = t.x[k] + t.i;
-    V w[Q * N];
+    const E* x = t.x[k] + t.i;
+    Vec<E> w[Q * N];
 #pragma GCC unroll 16
-    for (int j = 0; j < Q * N; ++j) w[j] = V::load(da + j / N * da_panel + j % N * L);
+    for (int j = 0; j < Q * N; ++j) w[j] = Vec<E>::load(da + j / N * da_panel + j % N * L);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
-      const V element(x[m]);
+      const Vec<E> element(x[m]);
 #pragma GCC unroll 16
       for (int j = 0; j < Q * N; ++j) sum[m][j] = fma(element, w[j], sum[m][j]);
     }
@@ -117,15 +117,15 @@ constexpr int max_tile_rows(int vectors) {
 }
 
 // Shapes that fit the registers, by [Q - 1][M - 1]; null where they do not.
-template <class T, int N>
+template <class T, class E, int N>
 struct Tiles {
-  using Fn = void (*)(const Tile<T>&);
-  using WeightFn = void (*)(const WeightTile<T>&);
+  using Fn = void (*)(const Tile<T, E>&);
+  using WeightFn = void (*)(const WeightTile<T, E>&);
 
   template <int M, int Q>
   static constexpr Fn at() {
     if constexpr (M <= max_tile_rows(N * Q)) {
-      return tile<T, M, N, Q>;
+      return tile<T, E, M, N, Q>;
     } else {
       return nullptr;
     }
@@ -134,7 +134,7 @@ struct Tiles {
   static constexpr WeightFn weight_at() {
     // Several panels only where one is narrow: the gradient never lacks rows.
     if constexpr (M <= max_tile_rows(N * Q) && (N == 1 || Q == 1)) {
-      return weight_tile<T, M, N, Q>;
+      return weight_tile<T, E, M, N, Q>;
     } else {
       return nullptr;
     }
@@ -147,31 +147,31 @@ struct Tiles {
 #undef RNNFAST_ROWS
 };
 
-template <class T>
-RNNFAST_INLINE typename Tiles<T, 1>::Fn tile_of(int rows, int n, int panels) {
+template <class T, class E>
+RNNFAST_INLINE typename Tiles<T, E, 1>::Fn tile_of(int rows, int n, int panels) {
   switch (n) {
     case 1:
-      return Tiles<T, 1>::table[panels - 1][rows - 1];
+      return Tiles<T, E, 1>::table[panels - 1][rows - 1];
     case 2:
-      return Tiles<T, 2>::table[panels - 1][rows - 1];
+      return Tiles<T, E, 2>::table[panels - 1][rows - 1];
     case 3:
-      return Tiles<T, 3>::table[panels - 1][rows - 1];
+      return Tiles<T, E, 3>::table[panels - 1][rows - 1];
     default:
-      return Tiles<T, 4>::table[panels - 1][rows - 1];
+      return Tiles<T, E, 4>::table[panels - 1][rows - 1];
   }
 }
 
-template <class T>
-RNNFAST_INLINE typename Tiles<T, 1>::WeightFn weight_tile_of(int rows, int n, int panels) {
+template <class T, class E>
+RNNFAST_INLINE typename Tiles<T, E, 1>::WeightFn weight_tile_of(int rows, int n, int panels) {
   switch (n) {
     case 1:
-      return Tiles<T, 1>::weight_table[panels - 1][rows - 1];
+      return Tiles<T, E, 1>::weight_table[panels - 1][rows - 1];
     case 2:
-      return Tiles<T, 2>::weight_table[panels - 1][rows - 1];
+      return Tiles<T, E, 2>::weight_table[panels - 1][rows - 1];
     case 3:
-      return Tiles<T, 3>::weight_table[panels - 1][rows - 1];
+      return Tiles<T, E, 3>::weight_table[panels - 1][rows - 1];
     default:
-      return Tiles<T, 4>::weight_table[panels - 1][rows - 1];
+      return Tiles<T, E, 4>::weight_table[panels - 1][rows - 1];
   }
 }
 

@@ -149,6 +149,67 @@ class Rnn64:
     ) -> tuple[_F64 | None, tuple[_F64, ...]]: ...
     def stepper(self, packed: PackedRnn64, batch: int, threads: int) -> RnnStepper64: ...
 
+class PackedRnnBf16:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by RnnBf16 alone
+    @property
+    def nbytes(self) -> int: ...
+
+class RnnCacheBf16:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by RnnBf16 alone
+    @property
+    def used(self) -> bool: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+class RnnStepperBf16:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by RnnBf16 alone
+    def step(self, x: object, out: object = None) -> Any: ...
+    def get_state(self, k: int) -> _F32: ...
+    def set_state(self, k: int, state: _F32 | None) -> None: ...
+    def reset_row(self, row: int) -> None: ...
+
+class RnnBf16:
+    def __init__(
+        self,
+        cell: str,
+        input: int,
+        hidden: int,
+        layers: int,
+        directions: int,
+        recompute: bool,
+        params: list[_F32 | None],
+        grads: list[_F32 | None],
+    ) -> None: ...
+    def pack(self) -> PackedRnnBf16: ...
+    def forward(
+        self,
+        x: _F32 | None,
+        tokens: _Ids | None,
+        batch_first: bool,
+        state: list[_F32 | None],
+        lengths: _Ids | None,
+        reset: NDArray[np.bool_] | None,
+        keep: bool,
+        dropout: float,
+        seed: int,
+        step: int,
+        packed: PackedRnnBf16 | None,
+        threads: int,
+    ) -> tuple[_F32, tuple[_F32, ...], RnnCacheBf16 | None]: ...
+    def backward(
+        self,
+        cache: RnnCacheBf16,
+        dy: _F32 | None,
+        dstate: list[_F32 | None],
+        want_dx: bool,
+        want_dstate0: bool,
+        keep: bool,
+        threads: int,
+    ) -> tuple[_F32 | None, tuple[_F32, ...]]: ...
+    def stepper(self, packed: PackedRnnBf16, batch: int, threads: int) -> RnnStepperBf16: ...
+
 # --- bind_ops.cpp
 
 class PackedLinear32:
@@ -170,6 +231,15 @@ class Sampler32:
 
 class Sampler64:
     def __init__(self, stepper: RnnStepper64, embedding: _F64 | None, output: PackedLinear64, threads: int) -> None: ...
+    def prime(self, tokens: _Ids) -> None: ...
+    def sample(
+        self, length: int, temperature: float, top_k: int, top_p: float, seed: int, start: int
+    ) -> NDArray[np.int64]: ...
+
+class SamplerBf16:
+    def __init__(
+        self, stepper: RnnStepperBf16, embedding: _F32 | None, output: PackedLinear32, threads: int
+    ) -> None: ...
     def prime(self, tokens: _Ids) -> None: ...
     def sample(
         self, length: int, temperature: float, top_k: int, top_p: float, seed: int, start: int

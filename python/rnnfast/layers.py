@@ -16,12 +16,13 @@ from ._check import integer
 from ._inputs import Sequences, as_float, check_state, read_sequences
 from ._stepping import Stream
 from ._threads import get_num_threads
-from .module import Module, parameter_dtype
+from .module import Module, compute_dtype_name, parameter_dtype
 from .random import CounterRng, fresh_seed
 
 __all__ = ["GRU", "LSTM", "RNN", "Cache", "Recurrent"]
 
 Array = NDArray[Any]
+_CORES: dict[str, Any] = {"float32": _core.Rnn32, "float64": _core.Rnn64, "bfloat16": _core.RnnBf16}
 State = Any  # LSTM: (h, c); RNN and GRU: h
 
 
@@ -78,10 +79,12 @@ class Recurrent(Module):
             raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
         self.dropout = float(dropout)
         self.dtype = parameter_dtype(dtype)
-        if compute_dtype is not None and parameter_dtype(compute_dtype) != self.dtype:
-            raise ValueError(f"compute_dtype must be None or dtype ({self.dtype}), got {compute_dtype!r}")
+        self.compute_dtype = compute_dtype_name(compute_dtype, self.dtype)
         self.seed = fresh_seed(seed)
-        super().__init__({**config, "dtype": self.dtype.name, "seed": self.seed})
+        used = {"dtype": self.dtype.name, "seed": self.seed}
+        if compute_dtype is not None:
+            used["compute_dtype"] = self.compute_dtype
+        super().__init__({**config, **used})
         self.rng = CounterRng(self.seed)
         self._frozen: Any = None
         self._make_parameters()
@@ -112,8 +115,7 @@ class Recurrent(Module):
                     values = generator.uniform(-bound, bound, shape).astype(self.dtype)
                     core_params.append(self._register(name, values))
                     core_grads.append(self.grads[name])
-        make: Any = _core.Rnn32 if self.dtype == np.float32 else _core.Rnn64
-        self._core = make(
+        self._core = _CORES[self.compute_dtype](
             self._cell, self.input_size, self.hidden_size, self.num_layers, directions, self.recompute,
             core_params, core_grads,
         )  # fmt: skip
@@ -276,7 +278,10 @@ class RNN(Recurrent):
         dropout: probability in [0, 1) with which, in training, an output of a layer that feeds another is dropped.
         bidirectional: a second set of weights reads each sequence from its end; y has its outputs beside the first's.
         dtype: "float32" or "float64".
-        compute_dtype: None, or the same as dtype.
+        compute_dtype: None computes in dtype. "bfloat16", with dtype "float32", rounds what products multiply (inputs,
+            h, weights, and the gradients of pre-activations) to bf16 and adds in float32; parameters, states, gates
+            and all gradients handed out stay float32. Where the processor has no instruction for it, the same bits
+            come by emulation.
         recompute: caches keep the states alone (h; c of an LSTM) and `backward` computes the gates again, layer by
             layer: the same bits, for less memory and the time of another forward pass.
         seed: draws the weights and keys dropout; None draws a fresh one, recorded in `seed`.

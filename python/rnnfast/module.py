@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from . import checkpoint
 
-__all__ = ["Module", "parameter_dtype"]
+__all__ = ["Module", "compute_dtype_name", "parameter_dtype"]
 
 Array = NDArray[Any]
 
@@ -34,6 +34,20 @@ def _aligned(values: Array) -> Array:
     array: Array = memory[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
     array[...] = values
     return array
+
+
+def compute_dtype_name(compute_dtype: Any, dtype: np.dtype[Any]) -> str:
+    """What products multiply: None for parameters and activations as they are, or "bfloat16" where they are float32."""
+    if compute_dtype is None:
+        return dtype.name
+    try:
+        name = np.dtype(compute_dtype).name
+    except TypeError:
+        name = str(compute_dtype)  # NumPy has no bfloat16 of its own
+    if name != dtype.name and not (name == "bfloat16" and dtype == np.float32):
+        allowed = f"None or '{dtype.name}'" if dtype != np.float32 else "None, 'float32' or 'bfloat16'"
+        raise ValueError(f"compute_dtype must be {allowed} where dtype is {dtype.name}, got {compute_dtype!r}")
+    return name
 
 
 class Module:

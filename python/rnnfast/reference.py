@@ -15,7 +15,7 @@ Shapes: T time, B batch, I input, H hidden, G blocks of a weight matrix, D direc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,6 +135,26 @@ REGISTRY: dict[str, Cell] = {"rnn_tanh": VanillaTanh(), "rnn_relu": VanillaRelu(
 CELLS = tuple(REGISTRY)
 
 
+# --- What products multiply ----------------------------------------------------------------------------------------
+
+Operand = Callable[[Array], Array]
+
+
+def round_bf16(a: Array) -> Array:
+    """The nearest bf16 numbers, ties to even, in a's dtype; NaN stays NaN."""
+    bits = np.ascontiguousarray(a, np.float32).view(np.uint32)
+    nearest = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+    rounded = np.where(np.isnan(a), bits | np.uint32(0x400000), nearest) & np.uint32(0xFFFF0000)
+    return rounded.astype(np.uint32).view(np.float32).astype(np.asarray(a).dtype)
+
+
+def _as_it_is(a: Array) -> Array:
+    return a
+
+
+OPERANDS: dict[str | None, Operand] = {None: _as_it_is, "bfloat16": round_bf16}
+
+
 # --- One layer in one direction -------------------------------------------------------------------------------------
 
 
@@ -162,6 +182,7 @@ class Direction:
     w: Array  # (G*H, I)
     r: Array  # (G*H, H)
     x: Array  # (T, B, I), zero past the end of a row
+    operand: Operand
     steps: list[Step]
 
 
@@ -180,10 +201,17 @@ def _cuts(reset: Array, lengths: Array, reverse: bool) -> Array:
 
 
 def _run(
-    cell: Cell, p: Mapping[str, Array], suffix: str, x: Array, state: States, lengths: Array, reset: Array
+    cell: Cell,
+    p: Mapping[str, Array],
+    suffix: str,
+    x: Array,
+    state: States,
+    lengths: Array,
+    reset: Array,
+    operand: Operand,
 ) -> tuple[Array, States, Direction]:
     """All T steps: x (T, B, I) and the first states, each (B, H), to y (T, B, H), the last states, and the trace."""
-    w, r = p["weight_ih" + suffix], p["weight_hh" + suffix]
+    x, w, r = operand(x), operand(p["weight_ih" + suffix]), operand(p["weight_hh" + suffix])
     b_ih, b_hh = p.get("bias_ih" + suffix, 0), p.get("bias_hh" + suffix, 0)
     T, reverse = len(x), suffix.endswith("_reverse")
     cuts = _cuts(reset, lengths, reverse)
@@ -192,12 +220,12 @@ def _run(
     for t in reversed(range(T)) if reverse else range(T):
         live, cut = (t < lengths)[:, None], cuts[t][:, None]
         prev = tuple(np.where(cut, 0, s).astype(x.dtype) for s in state)
-        ax, ah = x[t] @ w.T + b_ih, prev[0] @ r.T + b_hh
+        ax, ah = x[t] @ w.T + b_ih, operand(prev[0]) @ r.T + b_hh
         new, saved = cell.forward(ax, ah, prev)
         state = tuple(np.where(live, after, before) for after, before in zip(new, state, strict=True))
         y[t] = np.where(live, new[0], 0)
         steps.append(Step(t, live, cut, prev, ax, ah, saved))
-    return y, state, Direction(cell, suffix, w, r, x, steps)
+    return y, state, Direction(cell, suffix, w, r, x, operand, steps)
 
 
 def _run_back(run: Direction, dy: Array, dstate: States, grads: dict[str, Array]) -> tuple[Array, States]:
@@ -208,13 +236,13 @@ def _run_back(run: Direction, dy: Array, dstate: States, grads: dict[str, Array]
     for step in reversed(run.steps):
         ds = (dstate[0] + dy[step.t], *dstate[1:])
         dax, dah, dprev = run.cell.backward(step.saved, step.prev, ds)
-        dax, dah = np.where(step.live, dax, 0), np.where(step.live, dah, 0)
+        dax, dah = (run.operand(np.where(step.live, d, 0)) for d in (dax, dah))
         dprev = (dprev[0] + dah @ run.r, *dprev[1:])
         dprev = tuple(np.where(step.cut, 0, d) for d in dprev)
         dstate = tuple(np.where(step.live, before, after) for before, after in zip(dprev, dstate, strict=True))
         dx[step.t] = dax @ run.w
         dw += dax.T @ run.x[step.t]
-        dr += dah.T @ step.prev[0]
+        dr += dah.T @ run.operand(step.prev[0])
         db_ih += dax.sum(0)
         db_hh += dah.sum(0)
         step.dax, step.dah = dax, dah
@@ -252,13 +280,15 @@ def forward(
     reset: Any = None,
     dropout_masks: Sequence[Array] | None = None,
     dtype: Any = np.float64,
+    compute_dtype: str | None = None,
 ) -> tuple[Array, Any, Cache]:
     """A recurrent network: x (T, B, I), or (T, B) integers, to y (T, B, D*H), the last states and the cache.
 
     ``params`` has torch's names; without bias the keys are absent. ``state`` and the last states are h, or (h, c), each
     (L*D, B, H). ``lengths`` (B): past a row's end y is 0 and x is never looked at; the last state is that of the row's
     own last step, and the reverse direction starts there. ``reset`` (T, B) cuts between t - 1 and t. ``dropout_masks``:
-    one (T, B, D*H) array of factors for the output of each layer but the last.
+    one (T, B, D*H) array of factors for the output of each layer but the last. ``compute_dtype`` "bfloat16" rounds what
+    products multiply, forward and backward.
     """
     kind, D = REGISTRY[cell], 2 if bidirectional else 1
     p = {name: np.asarray(value, dtype) for name, value in params.items()}
@@ -279,7 +309,7 @@ def forward(
         for direction in range(D):
             suffix = f"_l{layer}" + ("_reverse" if direction else "")
             start = tuple(s[layer * D + direction] for s in first)
-            y, end, run = _run(kind, p, suffix, out, start, lengths, reset)
+            y, end, run = _run(kind, p, suffix, out, start, lengths, reset, OPERANDS[compute_dtype])
             outs.append(y)
             last.append(end)
             cache.runs.append(run)

@@ -93,11 +93,11 @@ struct Kernels {
     const rnnfast::BatchLayout layout{p.steps, p.batch, p.lengths.data(), p.reset.data(), p.batch, 1};
     const rnnfast::RnnInput<T> in{layout, x.data(), nullptr, p.batch * c.input, c.input};
     rnnfast::RnnCache<T> cache(layout);
-    rnnfast::rnn_forward<T>(c, weights.data(), nullptr, in, first, out, &cache, {0, 0}, threads);
+    rnnfast::rnn_forward<T, T>(c, weights.data(), nullptr, in, first, out, &cache, {0, 0}, threads);
     back.dy = dy_here.data(), back.dy_stride_time = p.batch * width, back.dy_stride_batch = width;
     back.dx = dx.data(), back.dx_stride_time = p.batch * c.input, back.dx_stride_batch = c.input;
     back.gradients = into.data();
-    rnnfast::rnn_backward<T>(cache, back, false, threads);
+    rnnfast::rnn_backward<T, T>(cache, back, false, threads);
   }
 };
 

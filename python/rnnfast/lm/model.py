@@ -21,7 +21,7 @@ from .._inputs import as_array, as_tokens
 from .._numbers import real
 from ..dense import Dropout, Embedding, Linear
 from ..layers import GRU, LSTM, RNN
-from ..module import Module, parameter_dtype
+from ..module import Module, compute_dtype_name, parameter_dtype
 from ..random import CounterRng, fresh_seed
 from .evaluate import evaluate_text
 from .tokenizer import Tokenizer
@@ -43,9 +43,9 @@ class LanguageModel(Module):
     """A character, byte or word model over `vocab_size` tokens; `embedding_size` None feeds them as one-hot rows.
 
     Parameters are the layers' under a prefix ("rnn.weight_ih_l0", "output.bias"). `seed` draws the weights and keys
-    dropout; None draws a fresh one. `config` holds the arguments (with the seed that was used):
-    LanguageModel(**config) is the same model, untrained. `tokenizer` (may be None) turns text into tokens for
-    sample_text; `rng` counts the steps of dropout.
+    dropout; None draws a fresh one. `compute_dtype` is the recurrent layers'.
+    `config` holds the arguments (with the seed that was used): LanguageModel(**config) is the same model, untrained.
+    `tokenizer` (may be None) turns text into tokens for sample_text; `rng` counts the steps of dropout.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class LanguageModel(Module):
         tie_weights: bool = False,
         seed: int | None = None,
         dtype: str = "float32",
+        compute_dtype: str | None = None,
         nonlinearity: str = "tanh",
     ) -> None:
         if cell not in ("rnn", "lstm", "gru"):
@@ -83,6 +84,8 @@ class LanguageModel(Module):
             "dtype": parameter_dtype(dtype).name,
             "nonlinearity": nonlinearity,
         }
+        if compute_dtype is not None:  # so that the configuration of a model without it is what it always was
+            config["compute_dtype"] = compute_dtype_name(compute_dtype, parameter_dtype(dtype))
         super().__init__(config)
         self.tokenizer: Tokenizer | None = None
         self._held: dict[str, Array] | None = None  # the output layer's parameters while frozen
@@ -103,6 +106,7 @@ class LanguageModel(Module):
             c["num_layers"],
             dropout=c["dropout"] if c["num_layers"] > 1 else 0.0,
             dtype=dtype,
+            compute_dtype=c.get("compute_dtype"),
             seed=seeds[1],
             **extra,
         )

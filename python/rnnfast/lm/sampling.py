@@ -17,6 +17,7 @@ from ..random import fresh_seed
 __all__ = ["Sampler"]
 
 Array = NDArray[Any]
+_CORES: dict[str, Any] = {"float32": _core.Sampler32, "float64": _core.Sampler64, "bfloat16": _core.SamplerBf16}
 
 
 class Sampler:
@@ -33,10 +34,9 @@ class Sampler:
         self._rnn, self._num_samples = rnn, integer("num_samples", num_samples, 1)
         self._vocabulary = int(output.out_features)
         threads = get_num_threads()
-        make: Any = _core.Sampler32 if rnn.dtype == np.float32 else _core.Sampler64
         self._stepper = rnn._core.stepper(rnn._core.pack(), self._num_samples, threads)
         table = None if embedding is None else embedding.params["weight"]
-        self._core = make(self._stepper, table, output.pack(), threads)
+        self._core = _CORES[rnn.compute_dtype](self._stepper, table, output.pack(), threads)
 
     @property
     def state(self) -> Any:

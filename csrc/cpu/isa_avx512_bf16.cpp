@@ -1,0 +1,6 @@
+// The float and double kernels are those of avx512.
+#define RNNFAST_TARGET avx512_bf16
+#define RNNFAST_BF16_ALONE
+#include "vec_avx512.h"
+
+#include "isa_kernels.h"
