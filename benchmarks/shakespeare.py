@@ -56,6 +56,35 @@ RECIPES = {
         "max_time": 280.0,
         "eval_seconds": 20.0,
     },
+    "bf16": {
+        "hidden_size": 1024,
+        "num_layers": 1,
+        "dropout": 0.65,
+        "batch_size": 32,
+        "seq_length": 64,
+        "compute_dtype": "bfloat16",
+        "optimizer": "adamw",
+        "learning_rate": 3e-3,
+        "min_learning_rate": 3e-5,
+        "weight_decay": 0.05,
+        "warmup": 100,
+        "grad_clip": 1.0,
+        "max_time": 1380.0,
+        "eval_seconds": 60.0,
+    },
+}
+# What bf16 costs in loss: the same seeds, steps and batches in float32 and in bf16.
+_STEPS = {
+    "hidden_size": 256,
+    "num_layers": 2,
+    "dropout": 0.2,
+    "learning_rate": 4e-3,
+    "max_steps": 2000,
+    "eval_every": 250,
+}
+RECIPES |= {
+    "steps-float32": {**_STEPS, "compute_dtype": "float32"},
+    "steps-bfloat16": {**_STEPS, "compute_dtype": "bfloat16"},
 }
 COMMON = {"val_frac": 0.1, "schedule": "cosine", "max_epochs": None, "sample_length": 0}
 TARGETS = ("1.88", "1.72", "1.50")

@@ -142,6 +142,7 @@ def test_stdin(tmp_path, monkeypatch, trained):
         "--level word --min-count 2 --schedule plateau --plateau-patience 0 --patience 5",
         "--dtype float64 --schedule constant --warmup 5",
         "--val-frac 0 --grad-clip 0 --save-every 7",
+        "--compute-dtype bfloat16 --model gru",
     ],
 )
 def test_flags_train_sample_and_evaluate(tmp_path, flags, capsys):

@@ -45,6 +45,11 @@ USE = [
     ("{TRAIN} --schedule linear", 2, "--schedule: invalid choice: 'linear'"),
     ("{TRAIN} --level syllable", 2, "--level: invalid choice: 'syllable'"),
     ("{TRAIN} --dtype float16", 2, "--dtype: invalid choice: 'float16'"),
+    (
+        "{TRAIN} --dtype float64 --compute-dtype bfloat16",
+        2,
+        "--compute-dtype: must be None or .float64. where dtype is .float64., got .bfloat16.",
+    ),
     ("{TRAIN} --max-time soon", 2, "--max-time: must be a time like 90, 10m or 1h30m, got 'soon'"),
     ("{TRAIN} --max-time 0", 2, "--max-time: must be a number greater than 0, got 0.0"),
     ("{TRAIN} --max-epochs 0", 2, "--max-epochs: must be an integer of at least 1, got 0"),

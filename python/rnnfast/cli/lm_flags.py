@@ -70,6 +70,11 @@ _FLAGS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("--dropout", "dropout", _float("drop this part of what flows between layers (default: 0)")),
         ("--tie-weights", "tie_weights", {"action": "store_true", "help": "output weights are the embedding's"}),
         ("--dtype", "dtype", _choice("precision (default: float32)", "float32", "float64")),
+        (
+            "--compute-dtype",
+            "compute_dtype",
+            _choice("what the recurrent layers' products multiply (default: dtype)", "float32", "float64", "bfloat16"),
+        ),
         ("--seed", "seed", _int("draws the weights and the dropout (default: a fresh one)")),
     ],
     "one step": [

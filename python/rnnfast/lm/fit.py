@@ -266,6 +266,7 @@ def make_model(tokenizer: Tokenizer, o: FitOptions) -> LanguageModel:
         tie_weights=o.tie_weights,
         seed=o.seed,
         dtype=o.dtype,
+        compute_dtype=o.compute_dtype,
         nonlinearity=o.nonlinearity,
     )
     model.tokenizer = tokenizer

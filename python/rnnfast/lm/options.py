@@ -38,6 +38,7 @@ class FitOptions:
     dropout: float = 0.0
     tie_weights: bool = False
     dtype: str = "float32"
+    compute_dtype: str | None = None
     seed: int | None = None
     # one step
     batch_size: int = 50
@@ -82,6 +83,9 @@ class FitOptions:
             require(f.name, allowed(getattr(self, f.name)), expected)
         tied = not self.tie_weights or self.embedding_size == self.hidden_size
         require("embedding_size", tied, f"the hidden size ({self.hidden_size}) for tied weights")
+        wider = "bfloat16" if self.dtype == "float32" else None
+        computes = self.compute_dtype in (None, self.dtype, wider)
+        require("compute_dtype", computes, f"None or {self.dtype!r} where dtype is {self.dtype!r}")
         lower = self.min_learning_rate <= self.learning_rate
         require("min_learning_rate", lower, f"at most the learning rate ({self.learning_rate})")
         require("patience", self.patience is None or self.val_frac > 0, "None with val_frac 0: nothing to validate on")
@@ -104,7 +108,7 @@ class FitOptions:
 # What the run's other steps, or the weights, are made of: it cannot change half-way.
 FROZEN = (
     *("level", "min_count", "val_frac", "cell", "nonlinearity", "hidden_size", "num_layers", "embedding_size"),
-    *("dropout", "tie_weights", "dtype", "seed", "batch_size", "seq_length", "optimizer"),
+    *("dropout", "tie_weights", "dtype", "compute_dtype", "seed", "batch_size", "seq_length", "optimizer"),
 )
 
 
@@ -161,6 +165,7 @@ _CHECKS: dict[str, Check] = {
     "dropout": _BELOW_1,
     "tie_weights": _FLAG,
     "dtype": _one_of("float32", "float64"),
+    "compute_dtype": _optional(_one_of("float32", "float64", "bfloat16")),
     "seed": _optional(_SEED),
     "batch_size": _COUNT,
     "seq_length": _COUNT,
