@@ -17,7 +17,6 @@ struct ExpConstants;
 template <>
 struct ExpConstants<float> {
   static constexpr float highest = 89.0f, lowest = -104.0f;         // exp is inf above, 0 below
-  static constexpr float finite = 88.0f;                            // exp is finite, and its inverse not normal
   static constexpr float log2e = 1.44269504f, magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
 };
@@ -25,7 +24,6 @@ struct ExpConstants<float> {
 template <>
 struct ExpConstants<double> {
   static constexpr double highest = 710.0, lowest = -746.0;
-  static constexpr double finite = 709.0;
   static constexpr double log2e = 1.4426950408889634074, magic = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
 };
@@ -73,14 +71,16 @@ RNNFAST_INLINE V exp(V x) {
 }
 
 // 1 / (1 + exp(-x)). With exp(-x) in its two parts the sum is rounded about once, if the smaller of 1 and 2^n goes
-// into the product's sum.
+// into the product's sum. All of it is made small by `unit`, so that nothing overflows before the result is 0.
 template <class V>
 RNNFAST_INLINE V sigmoid(V x) {
-  using C = ExpConstants<typename V::Element>;
+  using E = typename V::Element;
+  using C = ExpConstants<E>;
+  const V unit(static_cast<E>(0x1p-64));
   V n, rest;
-  exp_parts(min(V(C::finite), max(V(-C::finite), -x)), n, rest);
-  const V scale = ldexp(V(1), n);
-  return V(1) / (wide_fma(scale, rest, min(scale, V(1))) + max(scale, V(1)));
+  exp_parts(min(V(-C::lowest), max(V(C::lowest), -x)), n, rest);
+  const V scale = ldexp(unit, n);
+  return unit / (wide_fma(scale, rest, min(scale, unit)) + max(scale, unit));
 }
 
 // (1 - e) / (1 + e) with e = exp(-2 |x|): both are rounded once, and nothing is lost near 0.

@@ -100,7 +100,7 @@ double peak(int64_t (*loop)(int64_t, float*), int threads, double seconds) {
 
 double peak_float32(int threads, double seconds) { return peak(kernels<float>().fma_loop, threads, seconds); }
 
-double peak_bfloat16(int threads, double seconds) {
+double peak_bfloat16([[maybe_unused]] int threads, [[maybe_unused]] double seconds) {
 #if defined(__x86_64__)
   const auto loop = kernels<float>().bf16_loop;
   if (loop != nullptr && __builtin_cpu_supports("avx512bf16")) return peak(loop, threads, seconds);

@@ -23,7 +23,17 @@ bool same(float a, float b) {
   return std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b) || (std::isnan(a) && std::isnan(b));
 }
 
-float multiply_add(float a, float b, float c) { return flush(std::fma(a, b, flush(c))); }
+float multiply_add(float a, float b, float c) {
+  c = flush(c);
+#if defined(__aarch64__)
+  // ARM takes a result for denormal before it is rounded, x86 afterwards.
+  const double sum = std::fma(double{a}, double{b}, double{c}), rest = std::fma(double{a}, double{b}, double{c} - sum);
+  const double size = std::fabs(sum);
+  if (size < double{kSmallest} || (size == double{kSmallest} && rest * sum < 0))
+    return std::copysign(0.0f, static_cast<float>(sum));
+#endif
+  return flush(std::fma(a, b, c));
+}
 
 float dot(Bf16x2 a, Bf16x2 b, float c) {
   const auto high = [](Bf16x2 x) { return number(static_cast<uint16_t>(x.bits >> 16)); };
