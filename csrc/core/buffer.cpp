@@ -48,8 +48,9 @@ void* allocate(size_t bytes) {
 #if defined(__linux__)
   constexpr size_t kHugePage = size_t{2} << 20;
   if (bytes >= 2 * kHugePage) {
-    void* memory = std::aligned_alloc(kHugePage, bytes);
-    if (memory != nullptr) madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);  // a wish: it may fail
+    void* memory = nullptr;  // aligned_alloc would want a multiple of the page
+    if (posix_memalign(&memory, kHugePage, bytes) != 0) return nullptr;
+    madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);  // a wish: it may fail
     return memory;
   }
 #endif
