@@ -205,7 +205,7 @@ class BackwardPass {
   }
 
   // Where E holds pairs the gradients of weights take two rows at once: of x and of h_prev.
-  static int64_t pair_stride(int64_t width) { return (width + 15) / 16 * 16; }
+  int64_t pair_stride(int64_t width) const { return (width + L_ - 1) / L_ * L_; }
   void allocate_pairs() {
     const int64_t pairs = (schedule_.rows() + 1) / 2;
     int64_t width = cache_.token.size() > 0 ? 0 : config_.input;
