@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -90,22 +91,23 @@ double best_rate(int threads, double seconds, F&& work) {
 constexpr int64_t kSink = 512;  // floats, more than any loop takes
 constexpr int64_t kRounds = 50'000;
 
-double peak(int64_t (*loop)(int64_t, float*), int threads, double seconds) {
+// Of multiply-adds of x and x.
+template <class E>
+double peak(E x, int threads, double seconds) {
   Buffer<float> sink(kSink * threads);
   std::fill_n(sink.data(), sink.size(), 1.0f);
-  return best_rate(threads, seconds, [&](Team& team) { return loop(kRounds, sink.data() + team.id * kSink); });
+  return best_rate(threads, seconds,
+                   [&](Team& team) { return kernels<float, E>().fma_loop(kRounds, x, sink.data() + team.id * kSink); });
 }
 
 }  // namespace
 
-double peak_float32(int threads, double seconds) { return peak(kernels<float>().fma_loop, threads, seconds); }
+double peak_float32(int threads, double seconds) { return peak(1.0f, threads, seconds); }
 
-double peak_bfloat16([[maybe_unused]] int threads, [[maybe_unused]] double seconds) {
-#if defined(__x86_64__)
-  const auto loop = kernels<float>().bf16_loop;
-  if (loop != nullptr && __builtin_cpu_supports("avx512bf16")) return peak(loop, threads, seconds);
-#endif
-  return 0;
+double peak_bfloat16(int threads, double seconds) {
+  // An instruction set that has an instruction for it has a table of its own.
+  const bool emulated = std::strcmp(kernels<float, Bf16x2>().isa, kernels<float>().isa) == 0;
+  return emulated ? 0 : peak(Bf16x2{0x3f803f80}, threads, seconds);  // two ones
 }
 
 double read_bandwidth(int64_t bytes, int threads, double seconds) {

@@ -76,11 +76,8 @@ constexpr Kernels<T, E> make_kernels(const char* isa) {
   k.add_products = add_products<T, E>;
   k.dropout = dropout<T>;
   k.math = math<T>;
-  k.fma_loop = fma_loop<T>;
+  k.fma_loop = fma_loop<T, E>;
   k.read_loop = read_loop<T>;
-#if defined(__AVX512F__)
-  k.bf16_loop = bf16_loop;
-#endif
   return k;
 }
 

@@ -226,10 +226,9 @@ struct Kernels {
   // out = exp, tanh or sigmoid of in: what the tests of cells/math.h call
   void (*math)(MathFunction, const T* in, T* out, int64_t n);
 
-  // What core/limits.h times, see cpu/limits.h; bf16_loop may be null.
-  int64_t (*fma_loop)(int64_t rounds, T* sink);
+  // What core/limits.h times, see cpu/limits.h.
+  int64_t (*fma_loop)(int64_t rounds, E x, T* sink);
   void (*read_loop)(const T* data, int64_t n, int64_t times, T* sink);
-  int64_t (*bf16_loop)(int64_t rounds, float* sink);
 };
 
 // The table of the instruction set in use: chosen once by what the processor has and RNNFAST_ISA allows.

@@ -14,8 +14,6 @@ namespace rnnfast::RNNFAST_TARGET {
 
 using VecF = Vec<float>;
 
-using VecF = Vec<float>;
-
 template <>
 struct Vec<Bf16x2> {
   using Element = Bf16x2;
