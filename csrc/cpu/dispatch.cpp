@@ -1,6 +1,8 @@
 // Which instruction set runs: the best that was built, that the processor and the system have, and RNNFAST_ISA allows.
 #include "dispatch.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <stdexcept>
 
@@ -124,6 +126,15 @@ const OpsKernels<float>& ops_kernels<float>() {
 template <>
 const OpsKernels<double>& ops_kernels<double>() {
   return *target().ops_f64;
+}
+
+int64_t core_cache_bytes() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const int64_t found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#else
+  constexpr int64_t found = 0;
+#endif
+  return found > 0 ? found : int64_t{1} << 20;
 }
 
 std::string isa_name() { return target().name; }
