@@ -232,13 +232,11 @@ class BackwardPass {
       for (int d = 0; d < config_.directions; ++d) dy_index_[d].resize(rows);
     if (io_.dx != nullptr) dx_index_.resize(rows);
     schedule_.each_row(0, schedule_.longest(), [&](int64_t row, int64_t t, int64_t j) {
-      const int64_t b = schedule_.caller(j);
       if (io_.dy != nullptr)
         for (int d = 0; d < config_.directions; ++d)
           dy_index_[d][static_cast<size_t>(row)] =
-              io_.dy + t * io_.dy_stride_time + b * io_.dy_stride_batch + d * config_.hidden;
-      if (io_.dx != nullptr)
-        dx_index_[static_cast<size_t>(row)] = io_.dx + t * io_.dx_stride_time + b * io_.dx_stride_batch;
+              io_.dy + schedule_.place(io_.dy_strides, row, t, j) + d * config_.hidden;
+      if (io_.dx != nullptr) dx_index_[static_cast<size_t>(row)] = io_.dx + schedule_.place(io_.dx_strides, row, t, j);
     });
   }
 
