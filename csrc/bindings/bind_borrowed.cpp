@@ -2,7 +2,7 @@
 // moved since the last one, and neither a view nor an owner has to be made for any of them. 0 is no array.
 #include <pybind11/stl.h>
 
-#include <array>
+#include <algorithm>
 #include <string>
 #include <unordered_map>
 
@@ -27,15 +27,29 @@ void fill_states(P** to, const Addresses& from) {
   for (size_t k = 0; k < from.size(); ++k) to[k] = pointer<P>(from[k]);
 }
 
+// How sequences lie in x and y.
+enum class Form { sequences, batch_first, packed, step };  // (T, B, I), (B, T, I), (sum of lengths, I), (B, I)
+
+Form form_of(const std::string& name) {
+  return name == "sequences"     ? Form::sequences
+         : name == "batch first" ? Form::batch_first
+         : name == "packed"      ? Form::packed
+                                 : Form::step;
+}
+
+// An array's first two strides in elements; the last axis is dense.
+struct Borrowed {
+  uintptr_t address;
+  int64_t first, second;
+};
+
 // One forward call as Python gives it.
 struct BorrowedInput {
   int64_t steps, batch;
-  uintptr_t x;                   // T (T, B, I), or int32 (T, B) where `tokens`
-  bool tokens;                   // integers that stand for one-hot rows
-  Strides x_strides, y_strides;  // row != 0: x and y are packed
-  uintptr_t lengths;             // int32 (B,); where x is packed int64 (T,), how many sequences each step has
-  uintptr_t reset;
-  Strides reset_strides;
+  Borrowed x;         // of T, or of int32 where `tokens`
+  bool tokens;        // integers that stand for one-hot rows
+  uintptr_t lengths;  // int32 (B,); of packed rows int64 (T,), how many sequences each step has
+  Borrowed reset;     // bool (T, B) or (B, T)
 };
 
 // What backward needs of a forward call. `place` is a byte that stands for it in the other library: whoever holds an
@@ -62,8 +76,9 @@ class BorrowedRnn {
   using Cache = BorrowedCache<T, E>;
   using Packed = PackedRnn<T, E>;
 
-  BorrowedRnn(const std::string& cell, int64_t input, int64_t hidden, int layers, int directions, bool bias)
-      : config_{cell_of(cell), input, hidden, layers, directions, 0.0, false}, bias_(bias) {}
+  BorrowedRnn(const std::string& cell, int64_t input, int64_t hidden, int layers, int directions, bool bias,
+              const std::string& form)
+      : config_{cell_of(cell), input, hidden, layers, directions, 0.0, false}, bias_(bias), form_(form_of(form)) {}
 
   std::shared_ptr<Packed> pack(const Addresses& weights) const {
     const std::vector<RnnWeights<T>> from = weights_of<RnnWeights<T>, const T>(weights);
@@ -78,16 +93,17 @@ class BorrowedRnn {
                      int threads) const {
     const std::vector<RnnWeights<T>> from = weights_of<RnnWeights<T>, const T>(weights);
     std::vector<int32_t> counted;
-    RnnInput<T> in{{call.steps, call.batch, pointer<const int32_t>(call.lengths), pointer<const uint8_t>(call.reset),
-                    call.reset_strides.time, call.reset_strides.batch},
-                   call.tokens ? nullptr : pointer<const T>(call.x),
-                   call.tokens ? pointer<const int32_t>(call.x) : nullptr,
-                   call.x_strides};
-    if (call.x_strides.row != 0) {
+    const Strides reset = strides(call.reset);
+    RnnInput<T> in{{call.steps, call.batch, pointer<const int32_t>(call.lengths),
+                    pointer<const uint8_t>(call.reset.address), reset.time, reset.batch},
+                   call.tokens ? nullptr : pointer<const T>(call.x.address),
+                   call.tokens ? pointer<const int32_t>(call.x.address) : nullptr,
+                   strides(call.x)};
+    if (form_ == Form::packed) {
       counted = lengths_of(pointer<const int64_t>(call.lengths), call.steps, call.batch);
       in.layout.lengths = counted.data();
     }
-    RnnOutput<T> out{pointer<T>(y), call.y_strides, {}};
+    RnnOutput<T> out{pointer<T>(y), dense(config_.directions * config_.hidden, call.steps, call.batch), {}};
     const T* first[kMaxStates] = {};
     fill_states(first, state0);
     fill_states(out.state, state_n);
@@ -107,22 +123,24 @@ class BorrowedRnn {
   // The cache whose place is at this address, if it can still be used.
   static bool has(uintptr_t place) { return find(place) != nullptr; }
 
-  // Adds to the gradients of weights, writes dx and dstate0.
-  void backward(uintptr_t place, uintptr_t dy, const Strides& dy_strides, const Addresses& dstate_n, uintptr_t dx,
-                const Strides& dx_strides, const Addresses& dstate0, const Addresses& gradients, bool keep,
-                int threads) const {
+  // Writes the gradients of weights, dx (dense) and dstate0.
+  void backward(uintptr_t place, const Borrowed& dy, const Addresses& dstate_n, uintptr_t dx, const Addresses& dstate0,
+                const Addresses& gradients, bool keep, int threads) const {
     Cache* of = find(place);
     if (of == nullptr) throw py::value_error("cache is in use by another thread, or used");
     RnnCache<T, E>& cache = *of->cache;
     const std::unique_ptr<RnnCache<T, E>> used = keep ? nullptr : std::move(of->cache);
     const std::vector<RnnGradients<T>> to = weights_of<RnnGradients<T>, T>(gradients);
     RnnBackward<T> io{};
-    io.dy = pointer<const T>(dy), io.dy_strides = dy_strides;
-    io.dx = pointer<T>(dx), io.dx_strides = dx_strides;
+    io.dy = pointer<const T>(dy.address), io.dy_strides = strides(dy);
+    io.dx = pointer<T>(dx), io.dx_strides = dense(config_.input, cache.schedule.steps(), cache.schedule.batch());
     fill_states(io.dstate_n, dstate_n);
     fill_states(io.dstate0, dstate0);
     io.gradients = to.data();
-    without_gil([&] { rnn_backward<T, E>(cache, io, keep, threads); });
+    without_gil([&] {
+      clear(to);
+      rnn_backward<T, E>(cache, io, keep, threads);
+    });
   }
 
  private:
@@ -142,6 +160,37 @@ class BorrowedRnn {
     return to;
   }
 
+  Strides strides(const Borrowed& array) const {
+    switch (form_) {
+      case Form::batch_first:
+        return {array.second, array.first};
+      case Form::packed:
+        return {0, 0, array.first};
+      case Form::step:
+        return {0, array.first};
+      default:
+        return {array.first, array.second};
+    }
+  }
+  // Of an array whose last axis has `width` numbers.
+  Strides dense(int64_t width, int64_t steps, int64_t batch) const {
+    const bool by_time = form_ == Form::sequences, by_batch = form_ == Form::batch_first;
+    return strides({0, by_time ? batch * width : by_batch ? steps * width : width, width});
+  }
+
+  // The core adds to them.
+  void clear(const std::vector<RnnGradients<T>>& gradients) const {
+    const int64_t rows = cell_shape(config_.cell).gates * config_.hidden;
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      const RnnGradients<T>& to = gradients[i];
+      const int64_t input = config_.input_of(static_cast<int>(i) / config_.directions);
+      if (to.w_ih != nullptr) std::fill_n(to.w_ih, rows * input, T(0));
+      if (to.w_hh != nullptr) std::fill_n(to.w_hh, rows * config_.hidden, T(0));
+      for (T* bias : {to.b_ih, to.b_hh})
+        if (bias != nullptr) std::fill_n(bias, rows, T(0));
+    }
+  }
+
   static std::vector<int32_t> lengths_of(const int64_t* sequences, int64_t steps, int64_t batch) {
     std::vector<int32_t> lengths(static_cast<size_t>(batch));
     for (int64_t t = 0; t < steps; ++t) std::fill_n(lengths.begin(), sequences[t], static_cast<int32_t>(t + 1));
@@ -150,6 +199,7 @@ class BorrowedRnn {
 
   RnnConfig config_;
   bool bias_;
+  Form form_;
 };
 
 template <class T, class E>
@@ -158,31 +208,28 @@ void bind_type(py::module_& m, const std::string& suffix) {
   using Rnn = BorrowedRnn<T, E>;
   py::class_<Cache>(m, ("BorrowedCache" + suffix).c_str());
   py::class_<Rnn>(m, ("BorrowedRnn" + suffix).c_str())
-      .def(py::init<const std::string&, int64_t, int64_t, int, int, bool>(), py::arg("cell"), py::arg("input"),
-           py::arg("hidden"), py::arg("layers"), py::arg("directions"), py::arg("bias"))
+      .def(py::init<const std::string&, int64_t, int64_t, int, int, bool, const std::string&>(), py::arg("cell"),
+           py::arg("input"), py::arg("hidden"), py::arg("layers"), py::arg("directions"), py::arg("bias"),
+           py::arg("form"))
       .def("pack", &Rnn::pack, py::arg("weights"))
       .def("forward", &Rnn::forward, py::arg("weights"), py::arg("input"), py::arg("state0"), py::arg("y"),
            py::arg("state_n"), py::arg("keep"), py::arg("dropout"), py::arg("seed"), py::arg("packed"),
            py::arg("threads"))
       .def_static("has", &Rnn::has, py::arg("place"))
-      .def("backward", &Rnn::backward, py::arg("place"), py::arg("dy"), py::arg("dy_strides"), py::arg("dstate_n"),
-           py::arg("dx"), py::arg("dx_strides"), py::arg("dstate0"), py::arg("gradients"), py::arg("keep"),
-           py::arg("threads"));
+      .def("backward", &Rnn::backward, py::arg("place"), py::arg("dy"), py::arg("dstate_n"), py::arg("dx"),
+           py::arg("dstate0"), py::arg("gradients"), py::arg("keep"), py::arg("threads"));
 }
 
 }  // namespace
 
 void bind_borrowed(py::module_& m) {
-  py::class_<Strides>(m, "Strides")
-      .def(py::init([](int64_t time, int64_t batch, int64_t row) { return Strides{time, batch, row}; }),
-           py::arg("time"), py::arg("batch"), py::arg("row") = 0);
+  py::class_<Borrowed>(m, "Borrowed")
+      .def(py::init([](uintptr_t address, int64_t first, int64_t second) { return Borrowed{address, first, second}; }),
+           py::arg("address"), py::arg("first") = 0, py::arg("second") = 0);
   py::class_<BorrowedInput>(m, "BorrowedInput")
-      .def(py::init([](int64_t steps, int64_t batch, uintptr_t x, bool tokens, const Strides& x_strides,
-                       const Strides& y_strides, uintptr_t lengths, uintptr_t reset, const Strides& reset_strides) {
-             return BorrowedInput{steps, batch, x, tokens, x_strides, y_strides, lengths, reset, reset_strides};
-           }),
-           py::arg("steps"), py::arg("batch"), py::arg("x"), py::arg("tokens"), py::arg("x_strides"),
-           py::arg("y_strides"), py::arg("lengths"), py::arg("reset"), py::arg("reset_strides"));
+      .def(py::init([](int64_t steps, int64_t batch, const Borrowed& x, bool tokens, uintptr_t lengths,
+                       const Borrowed& reset) { return BorrowedInput{steps, batch, x, tokens, lengths, reset}; }),
+           py::arg("steps"), py::arg("batch"), py::arg("x"), py::arg("tokens"), py::arg("lengths"), py::arg("reset"));
   bind_type<float, float>(m, "32");
   bind_type<double, double>(m, "64");
   bind_type<float, Bf16x2>(m, "Bf16");

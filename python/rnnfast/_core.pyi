@@ -212,28 +212,19 @@ class RnnBf16:
 
 # --- bind_borrowed.cpp: arrays are given by their addresses, 0 is none
 
-class Strides:
-    def __init__(self, time: int, batch: int, row: int = 0) -> None: ...
+class Borrowed:
+    def __init__(self, address: int, first: int = 0, second: int = 0) -> None: ...
 
 class BorrowedInput:
-    def __init__(
-        self,
-        steps: int,
-        batch: int,
-        x: int,
-        tokens: bool,
-        x_strides: Strides,
-        y_strides: Strides,
-        lengths: int,
-        reset: int,
-        reset_strides: Strides,
-    ) -> None: ...
+    def __init__(self, steps: int, batch: int, x: Borrowed, tokens: bool, lengths: int, reset: Borrowed) -> None: ...
 
 class BorrowedCache32:
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by BorrowedRnn32 alone
 
 class BorrowedRnn32:
-    def __init__(self, cell: str, input: int, hidden: int, layers: int, directions: int, bias: bool) -> None: ...
+    def __init__(
+        self, cell: str, input: int, hidden: int, layers: int, directions: int, bias: bool, form: str
+    ) -> None: ...
     def pack(self, weights: list[int]) -> PackedRnn32: ...
     def forward(
         self,
@@ -253,11 +244,9 @@ class BorrowedRnn32:
     def backward(
         self,
         place: int,
-        dy: int,
-        dy_strides: Strides,
+        dy: Borrowed,
         dstate_n: list[int],
         dx: int,
-        dx_strides: Strides,
         dstate0: list[int],
         gradients: list[int],
         keep: bool,
@@ -268,7 +257,9 @@ class BorrowedCache64:
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by BorrowedRnn64 alone
 
 class BorrowedRnn64:
-    def __init__(self, cell: str, input: int, hidden: int, layers: int, directions: int, bias: bool) -> None: ...
+    def __init__(
+        self, cell: str, input: int, hidden: int, layers: int, directions: int, bias: bool, form: str
+    ) -> None: ...
     def pack(self, weights: list[int]) -> PackedRnn64: ...
     def forward(
         self,
@@ -288,11 +279,9 @@ class BorrowedRnn64:
     def backward(
         self,
         place: int,
-        dy: int,
-        dy_strides: Strides,
+        dy: Borrowed,
         dstate_n: list[int],
         dx: int,
-        dx_strides: Strides,
         dstate0: list[int],
         gradients: list[int],
         keep: bool,
@@ -303,7 +292,9 @@ class BorrowedCacheBf16:
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by BorrowedRnnBf16 alone
 
 class BorrowedRnnBf16:
-    def __init__(self, cell: str, input: int, hidden: int, layers: int, directions: int, bias: bool) -> None: ...
+    def __init__(
+        self, cell: str, input: int, hidden: int, layers: int, directions: int, bias: bool, form: str
+    ) -> None: ...
     def pack(self, weights: list[int]) -> PackedRnnBf16: ...
     def forward(
         self,
@@ -323,11 +314,9 @@ class BorrowedRnnBf16:
     def backward(
         self,
         place: int,
-        dy: int,
-        dy_strides: Strides,
+        dy: Borrowed,
         dstate_n: list[int],
         dx: int,
-        dx_strides: Strides,
         dstate0: list[int],
         gradients: list[int],
         keep: bool,

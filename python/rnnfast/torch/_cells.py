@@ -9,7 +9,7 @@ from torch import nn
 
 from . import _network, _routes
 from ._frozen import Freezable
-from ._modules import check_compute_dtype, compute_of
+from ._modules import check_compute_dtype, compute_of, parts
 from ._network import INTEGERS, Given, Network
 
 __all__ = ["Cell", "GRUCell", "LSTMCell", "RNNCell"]
@@ -51,36 +51,34 @@ class Cell(Freezable, nn.RNNCellBase):
         self, x: Any, hx: Any, weights: list[Any]
     ) -> tuple[Network, Tensor, tuple[Any, ...], _routes.Autocast | None] | str:
         """What to compute, or why torch must do it."""
-        pair = self._cell == "lstm"
-        if not isinstance(x, torch.Tensor):
-            return "the input is no tensor"
-        state = () if hx is None else tuple(hx) if pair and isinstance(hx, (tuple, list)) else (hx,)
-        if hx is not None and (len(state) != 1 + pair or not all(isinstance(s, torch.Tensor) for s in state)):
-            return "hx is no tensor, or no pair of them"
+        state = parts(hx, self._cell == "lstm")
+        if state is None or not isinstance(x, torch.Tensor) or weights[0] is None:
+            return "input or hx are no tensors, or a parameter is missing"
+        if not self._cell:
+            return "its nonlinearity is unknown"
         cast = _routes.autocast(x, weights, self._lowers)
         if isinstance(cast, str):
             return cast
-        net = self._network(cast)
-        if not net.cell:
-            return "of its nonlinearity"
-        if (reason := _routes.unusable(x, state, weights, _network.weight_shapes(net))) is not None:
+        dtype = weights[0].dtype
+        net = self._network(dtype, cast)
+        reason = _routes.unusable(x, state, weights, _network.weight_shapes(net))
+        if reason is not None:
             return reason
         if cast is not None:
             x, state = cast.enter(x), tuple(map(cast.enter, state))
-        dtype = weights[0].dtype
-        if x.dtype in INTEGERS:
-            alone = False
-            if x.ndim != 1:
-                return "integers must be 1-D"
+        axes, shape = x.ndim, x.shape
+        if x.dtype is dtype:
+            if axes not in (1, 2) or shape[-1] != self.input_size:
+                return f"input is of shape {tuple(shape)}"
+        elif x.dtype in INTEGERS and axes == 1:
+            axes = 2  # as if each were a one-hot row
         else:
-            alone = x.ndim == 1
-            if x.dtype is not dtype or x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
-                return f"the input is {x.dtype} of shape {tuple(x.shape)}"
-        shape = (self.hidden_size,) if alone else (x.shape[0], self.hidden_size)
+            return f"input is {x.dtype} of shape {tuple(shape)}"
+        expected = (self.hidden_size,) if axes == 1 else (shape[0], self.hidden_size)
         for s in state:
-            if s.dtype is not dtype or s.shape != shape:
-                return "hx is of another shape or dtype"
-        if alone:
+            if s.dtype is not dtype or s.shape != expected:
+                return f"hx is {s.dtype} of shape {tuple(s.shape)} instead of {expected}"
+        if axes == 1:
             x, state = x.unsqueeze(0), tuple(s.unsqueeze(0) for s in state)
         return net, x, state, cast
 
@@ -92,11 +90,9 @@ class Cell(Freezable, nn.RNNCellBase):
         except KeyError:  # parametrized: an attribute computes it
             return [getattr(self, name) for name in names]
 
-    def _network(self, cast: _routes.Autocast | None = None) -> Network:
-        dtype = self._current_weights()[0].dtype
-        return Network(
-            self._cell, self.input_size, self.hidden_size, 1, 1, self.bias, "step", 0.0, compute_of(self, dtype, cast)
-        )
+    def _network(self, dtype: Any, cast: Any = None) -> Network:
+        compute = compute_of(self, dtype, cast)
+        return Network(self._cell, self.input_size, self.hidden_size, 1, 1, self.bias, "step", 0.0, compute)
 
     def extra_repr(self) -> str:
         own = "" if self.compute_dtype is None else f", compute_dtype={self.compute_dtype}"

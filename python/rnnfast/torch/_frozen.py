@@ -12,12 +12,13 @@ __all__ = ["Freezable"]
 
 
 class Freezable:
-    """A module with `_network()` and `_current_weights()`."""
+    """A module with `_network(dtype)` and `_current_weights()`."""
 
     _frozen: Any = None  # (what it computes in, packed weights)
 
     def _freeze(self) -> None:
-        net, weights = self._network(), self._current_weights()  # type: ignore[attr-defined]
+        weights = self._current_weights()  # type: ignore[attr-defined]
+        net = self._network(weights[0].dtype)  # type: ignore[attr-defined]
         reason = _routes.unusable(weights[0], (), weights, _network.weight_shapes(net)) if net.compute else "its dtype"
         if reason is None and getattr(self, "proj_size", False):
             reason = "proj_size has no kernels yet"

@@ -60,77 +60,69 @@ class Layer(Freezable, nn.RNNBase):
     def _call(
         self, input: Any, hx: Any, weights: list[Any], lengths: Any, reset: Any
     ) -> tuple[Network, Given, Tensor, tuple[Any, ...], _routes.Autocast | None] | str:
-        """What to compute, or why torch must do it."""
+        """What to compute, or why torch must do it, be it that it will raise."""
         is_packed = isinstance(input, PackedSequence)
         x = input.data if is_packed else input
-        pair = self.mode == "LSTM"
-        if not isinstance(x, torch.Tensor) or any(w is None for w in weights):
-            return "the input is no tensor, or a parameter is missing"
-        if hx is None:
-            state: tuple[Any, ...] = ()
-        elif not pair:
-            state = (hx,)
-        elif isinstance(hx, (tuple, list)) and len(hx) == 2:
-            state = tuple(hx)
-        else:
-            return "hx is no pair"
+        state = parts(hx, self.mode == "LSTM")
+        if state is None or not isinstance(x, torch.Tensor):
+            return "input or hx are no tensors"
         if self.proj_size:
             return "proj_size has no kernels yet"
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
         if dropout >= 1:
             return "dropout is 1"
+        if weights[0] is None:
+            return "a parameter is missing"
         cast = _routes.autocast(x, weights, self.mode != "GRU")
         if isinstance(cast, str):
             return cast
-        net = Network(
-            _CELLS[self.mode], self.input_size, self.hidden_size, self.num_layers, 2 if self.bidirectional else 1,
-            self.bias, "sequences", dropout, compute_of(self, weights[0].dtype, cast),
-        )  # fmt: skip
-        if not all(isinstance(s, torch.Tensor) for s in state):
-            return "hx is no tensor"
-        if (reason := _routes.unusable(x, state, weights, _network.weight_shapes(net))) is not None:
+        dtype = weights[0].dtype
+        net = self._network(dtype, "packed" if is_packed else "sequences", dropout, cast)
+        reason = _routes.unusable(x, state, weights, _network.weight_shapes(net))
+        if reason is not None:
             return reason
         if cast is not None:
             x, state = cast.enter(x), tuple(map(cast.enter, state))
-        tokens = x.dtype in INTEGERS and not is_packed
-        shape, dtype = x.shape, weights[0].dtype
-        if not tokens and (x.dtype is not dtype or x.ndim not in (2, 3) or shape[-1] != self.input_size):
-            return f"the input is {x.dtype} of shape {tuple(shape)}"
-        if any(s.dtype is not dtype for s in state):
-            return "hx is of another dtype"
-        rows = net.num_layers * net.directions
-        given = Given()
+        axes, shape = x.ndim, x.shape
+        if x.dtype is dtype:
+            if shape[-1:] != (self.input_size,) or axes not in (2, 3) or (is_packed and axes != 2):
+                return f"input is of shape {tuple(shape)}"
+        elif x.dtype in INTEGERS and not is_packed and axes in (1, 2):
+            axes += 1  # as if each were a one-hot row
+        else:
+            return f"input is {x.dtype} of shape {tuple(shape)}"
+        rows, given = net.num_layers * net.directions, Given()
+        expected: tuple[Any, ...] = (rows, self.hidden_size)
         if is_packed:
             if lengths is not None or reset is not None:
                 raise ValueError("lengths and reset need a padded tensor, got a PackedSequence")
-            if x.ndim != 2:
-                return "a PackedSequence of another shape"
-            if input.sorted_indices is not None:
-                state = tuple(s.index_select(1, input.sorted_indices) for s in state if s.ndim == 3)
-            state_shape: tuple[Any, ...] = (rows, int(input.batch_sizes[0]), self.hidden_size)
-            net, given = net._replace(form="packed"), Given(input.batch_sizes)
-            if hx is not None and len(state) != net.states:
-                return "hx is not 3-D"
-        elif x.ndim == (1 if tokens else 2):
-            state_shape = (rows, self.hidden_size)
-        elif not tokens or x.ndim == 2:
+            given, expected = Given(input.batch_sizes), (rows, int(input.batch_sizes[0]), self.hidden_size)
+        elif axes == 3:
             if self.batch_first:
                 net = net._replace(form="batch first")
-            state_shape = (rows, shape[0 if self.batch_first else 1], self.hidden_size)
-        else:
-            return f"the input is {x.dtype} of shape {tuple(shape)}"
-        if any(s.shape != state_shape for s in state):
-            return "hx is of another shape"
-        if x.ndim == (1 if tokens else 2) and not is_packed:
+            if shape[1 if self.batch_first else 0] == 0:
+                return "there is no time step"
+            expected = (rows, shape[0 if self.batch_first else 1], self.hidden_size)
+        for s in state:
+            if s.dtype is not dtype or s.shape != expected:
+                return f"hx is {s.dtype} of shape {tuple(s.shape)} instead of {expected}"
+        if is_packed and input.sorted_indices is not None:
+            state = tuple(s.index_select(1, input.sorted_indices) for s in state)
+        elif axes == 2 and not is_packed:
+            if shape[0] == 0:
+                return "there is no time step"
             x, state = x.unsqueeze(1), tuple(s.unsqueeze(1) for s in state)
-            reset = None if reset is None else one_reset(reset)
-        if shape[1 if net.form == "batch first" else 0] == 0:
-            return "there is no time step"
         if lengths is not None or reset is not None:
-            given = Given(*check_given(net, x, lengths, reset))
+            given = check_given(net, x, lengths, reset, axes == 2)
         if dropout:
             given = given._replace(seed=torch.randint(2**63 - 1, ()))
         return net, given, x, state, cast
+
+    def _network(self, dtype: Any, form: str = "sequences", dropout: float = 0.0, cast: Any = None) -> Network:
+        return Network(
+            _CELLS[self.mode], self.input_size, self.hidden_size, self.num_layers, 2 if self.bidirectional else 1,
+            self.bias, form, dropout, compute_of(self, dtype, cast),
+        )  # fmt: skip
 
     def _result(self, input: Any, made: tuple[Tensor, ...]) -> tuple[Any, Any]:
         y, *state = made
@@ -155,14 +147,6 @@ class Layer(Freezable, nn.RNNBase):
             return [parameters[name] for name in self._flat_weights_names]
         except KeyError:  # parametrized: an attribute computes it
             return [getattr(self, name, None) for name in self._flat_weights_names]
-
-    def _network(self) -> Network:
-        """As freeze and its like need it."""
-        dtype = self._current_weights()[0].dtype
-        return Network(
-            _CELLS[self.mode], self.input_size, self.hidden_size, self.num_layers, 2 if self.bidirectional else 1,
-            self.bias, "sequences", 0.0, compute_of(self, dtype, None),
-        )  # fmt: skip
 
     def extra_repr(self) -> str:
         own = "" if self.compute_dtype is None else f", compute_dtype={self.compute_dtype}"
@@ -199,17 +183,29 @@ def check_compute_dtype(compute_dtype: Any) -> str:
 
 
 def compute_of(module: Any, dtype: Any, cast: _routes.Autocast | None) -> str:
+    """What a module with parameters of this dtype computes in; "" is nothing that there are kernels for."""
     if cast is not None:
         return "bfloat16"
-    if module.compute_dtype is not None:
-        if dtype is not torch.float32 and dtype in _routes.DTYPES:
-            raise ValueError(f"compute_dtype='bfloat16' needs parameters of float32, got {dtype}")
-        return "bfloat16"
-    return _routes.DTYPES.get(dtype, "")
+    if module.compute_dtype is None:
+        return _routes.DTYPES.get(dtype, "")
+    if dtype is torch.float64:
+        raise ValueError("compute_dtype='bfloat16' needs parameters of float32, got torch.float64")
+    return "bfloat16" if dtype is torch.float32 else ""
 
 
-def check_given(net: Network, x: Tensor, lengths: Any, reset: Any) -> tuple[Tensor | None, Tensor | None]:
-    """(lengths int32 (B,), reset bool as x's first two axes)"""
+def parts(hx: Any, pair: bool) -> tuple[Any, ...] | None:
+    """The tensors of a state; None where it is anything else."""
+    if hx is None:
+        return ()
+    if not pair:
+        return (hx,) if isinstance(hx, torch.Tensor) else None
+    if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+        return None
+    return tuple(hx) if isinstance(hx[0], torch.Tensor) and isinstance(hx[1], torch.Tensor) else None
+
+
+def check_given(net: Network, x: Tensor, lengths: Any, reset: Any, unbatched: bool) -> Given:
+    """lengths as int32 (B,), reset as x's first two axes."""
     batch = x.shape[0 if net.form == "batch first" else 1]
     if lengths is not None:
         lengths = torch.as_tensor(lengths)
@@ -220,16 +216,10 @@ def check_given(net: Network, x: Tensor, lengths: Any, reset: Any) -> tuple[Tens
         lengths = lengths.to(torch.int32).contiguous()
     if reset is not None:
         reset = torch.as_tensor(reset)
+        expected = x.shape[: 1 if unbatched else 2]
         if reset.dtype is not torch.bool:
             raise TypeError(f"reset must be bool, got dtype {reset.dtype}")
-        if reset.shape != x.shape[:2]:
-            raise ValueError(f"reset must have shape {tuple(x.shape[:2])}, got {tuple(reset.shape)}")
-    return lengths, reset
-
-
-def one_reset(reset: Any) -> Tensor:
-    """Of a sequence without a batch."""
-    reset = torch.as_tensor(reset)
-    if reset.ndim != 1:
-        raise ValueError(f"reset must have shape (T,), got {tuple(reset.shape)}")
-    return reset.unsqueeze(1)
+        if reset.shape != expected:
+            raise ValueError(f"reset must have shape {tuple(expected)}, got {tuple(reset.shape)}")
+        reset = reset.unsqueeze(1) if unbatched else reset
+    return Given(lengths, reset)

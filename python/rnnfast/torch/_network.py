@@ -33,7 +33,7 @@ _CORES: dict[str, Any] = {
     "float64": _core.BorrowedRnn64,
     "bfloat16": _core.BorrowedRnnBf16,
 }
-_NO_STRIDES = _core.Strides(0, 0)
+_NOTHING = _core.Borrowed(0)
 
 
 class Network(NamedTuple):
@@ -69,7 +69,9 @@ class Given(NamedTuple):
 
 @lru_cache(maxsize=256)
 def core_of(net: Network) -> Any:
-    return _CORES[net.compute](net.cell, net.input_size, net.hidden_size, net.num_layers, net.directions, net.bias)
+    return _CORES[net.compute](
+        net.cell, net.input_size, net.hidden_size, net.num_layers, net.directions, net.bias, net.form
+    )
 
 
 @lru_cache(maxsize=256)
@@ -110,20 +112,15 @@ def forward(
     cache was used, is worth nothing, and `backward` then computes forward again. `packed`: of core_of(net).pack."""
     core = core_of(net)
     steps, batch = steps_and_batch(net, x, given)
-    tokens = not x.dtype.is_floating_point
-    x = _in_rows(net, x.to(torch.int32) if tokens else x)
+    tokens = not x.is_floating_point()
+    if given.lengths is not None:
+        _check_lengths(net, given, x, steps)
+    x = _in_rows(net, _tokens(net, given, x, steps) if tokens else x)
     shape, state_shape = output_shapes(net, x, batch)
-    ends_early = given.lengths is not None and net.form != "packed"
-    like = weights[0]
-    y = like.new_zeros(shape) if ends_early else like.new_empty(shape)
-    states = [like.new_empty(state_shape) for _ in range(net.states - (net.form == "step"))]
-    to = [s.data_ptr() for s in states]
-    if net.form == "step":
-        to.insert(0, 0)
-    lengths, reset, reset_strides = _given(net, given)
-    call = _core.BorrowedInput(
-        steps, batch, x.data_ptr(), tokens, _strides(net, x), _strides(net, y), lengths, reset, reset_strides
-    )
+    like, step = weights[0], net.form == "step"
+    y = like.new_empty(shape) if given.lengths is None or net.form == "packed" else like.new_zeros(shape)
+    states = [like.new_empty(state_shape) for _ in range(net.states - step)]
+    call = _core.BorrowedInput(steps, batch, _borrowed(x), tokens, _address(given.lengths), _borrowed(given.reset))
     starts = [s.contiguous() for s in state]
     sources = [w if w.is_contiguous() else w.contiguous() for w in weights]
     drops = net.dropout > 0  # which the core does for a cache alone
@@ -132,7 +129,7 @@ def forward(
         call,
         [s.data_ptr() for s in starts],
         y.data_ptr(),
-        to,
+        [0, *(s.data_ptr() for s in states)] if step else [s.data_ptr() for s in states],
         keep or drops,
         net.dropout,
         0 if given.seed is None else int(given.seed),
@@ -174,23 +171,44 @@ def backward(
     _, batch = steps_and_batch(net, x, given)
     state_shape = output_shapes(net, x, batch)[1]
     starts = [like.new_empty(state_shape) if want else None for want in wants.state]
-    grads = [w.new_zeros(w.shape) if wants.weights else None for w in weights]
+    grads = [w.new_empty(w.shape) if wants.weights else None for w in weights]
     ends = [None if d is None else d.contiguous() for d in dstate]
     if net.form == "step":
         ends.insert(0, None)
     core.backward(
         cache.data_ptr(),
-        _address(dy),
-        _NO_STRIDES if dy is None else _strides(net, dy),
+        _borrowed(dy),
         [_address(d) for d in ends],
         _address(dx),
-        _NO_STRIDES if dx is None else _strides(net, dx),
         [_address(d) for d in starts],
         [_address(g) for g in grads] if wants.weights else [0] * len(grads),
         keep,
         torch.get_num_threads(),
     )
     return dx, starts, grads
+
+
+def _check_lengths(net: Network, given: Given, x: Tensor, steps: int) -> None:
+    lengths = given.lengths.tolist()
+    if net.form == "packed":
+        if sum(lengths) != x.shape[0] or sorted(lengths, reverse=True) != lengths or lengths[-1] < 1:
+            raise ValueError(f"batch_sizes of a PackedSequence of {x.shape[0]} rows must not increase, got {lengths}")
+    elif lengths and not 0 <= min(lengths) <= max(lengths) <= steps:
+        wrong = min(lengths) if min(lengths) < 0 else max(lengths)
+        raise ValueError(f"lengths must be in 0 .. {steps}, got {wrong}")
+
+
+def _tokens(net: Network, given: Given, x: Tensor, steps: int) -> Tensor:
+    """int32; what lies past a sequence's end may be anything."""
+    if given.lengths is not None:
+        ended = torch.arange(steps)[:, None] >= given.lengths
+        x = x.masked_fill(ended.T if net.form == "batch first" else ended, 0)
+    if x.numel():
+        low, high = (int(v) for v in x.aminmax())
+        if low < 0 or high >= net.input_size:
+            wrong = low if low < 0 else high
+            raise ValueError(f"input of integers must hold tokens in 0 .. {net.input_size - 1}, got {wrong}")
+    return x.to(torch.int32)
 
 
 def _in_rows(net: Network, array: Tensor) -> Tensor:
@@ -200,20 +218,9 @@ def _in_rows(net: Network, array: Tensor) -> Tensor:
     return array
 
 
-def _strides(net: Network, array: Tensor) -> Any:
-    if net.form == "packed":
-        return _core.Strides(0, 0, array.stride(0))
-    if net.form == "step":
-        return _core.Strides(0, array.stride(0))
-    time, batch = (1, 0) if net.form == "batch first" else (0, 1)
-    return _core.Strides(array.stride(time), array.stride(batch))
-
-
-def _given(net: Network, given: Given) -> tuple[int, int, Any]:
-    lengths, reset = given.lengths, given.reset
-    if reset is None:
-        return _address(lengths), 0, _NO_STRIDES
-    return _address(lengths), reset.data_ptr(), _strides(net, reset)
+def _borrowed(array: Tensor | None) -> Any:
+    """An array with its first two strides."""
+    return _NOTHING if array is None else _core.Borrowed(array.data_ptr(), *array.stride()[:2])
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -37,22 +37,28 @@ def run(
 
 def unusable(x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], shapes: Sequence[Any]) -> str | None:
     """Why the kernels cannot take these tensors; None where they can. What is wrong beyond that is for torch to say."""
-    first = weights[0]
-    dtype = first.dtype
+    dtype, meta = weights[0].dtype, weights[0].is_meta
     if dtype not in DTYPES:
         return f"its parameters are {_name(dtype)}"
-    meta = first.is_meta
-    for tensor in (x, *state, *weights):
-        if not (tensor.is_cpu or meta and tensor.is_meta):
-            return f"a tensor is on the device {tensor.device}"
-        if tensor.layout is not torch.strided:
-            return f"a tensor has the layout {_name(tensor.layout)}"
     for tensor, shape in zip(weights, shapes, strict=True):
-        if tensor.shape != shape:
-            return f"a parameter has shape {tuple(tensor.shape)} instead of {shape}"
+        if tensor is None:
+            return "a parameter is missing"
         if tensor.dtype is not dtype:
             return f"its parameters are {_name(dtype)} and {_name(tensor.dtype)}"
+        if tensor.shape != shape:
+            return f"a parameter has shape {tuple(tensor.shape)} instead of {shape}"
+        if not (tensor.is_cpu or meta and tensor.is_meta) or tensor.layout is not torch.strided:
+            return _whereabouts(tensor)
+    for tensor in (x, *state):
+        if not (tensor.is_cpu or meta and tensor.is_meta) or tensor.layout is not torch.strided:
+            return _whereabouts(tensor)
     return None
+
+
+def _whereabouts(tensor: Tensor) -> str:
+    if tensor.layout is not torch.strided:
+        return f"a tensor has the layout {_name(tensor.layout)}"
+    return f"a tensor is on the device {tensor.device}"
 
 
 def tell(module: torch.nn.Module, reason: str) -> None:
