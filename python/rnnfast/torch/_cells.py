@@ -36,9 +36,7 @@ class Cell(Freezable, nn.RNNCellBase):
         weights = self._current_weights()
         call = self._call(input, hx, weights)
         if isinstance(call, str):
-            result = super().forward(input, hx)  # raises where something is wrong
-            _routes.tell(self, call)
-            return result
+            return self._by_torch(input, hx, call)
         net, x, state, cast = call
         made = _routes.run(net, _GIVEN, x, state, weights, self._packed(net.compute, weights))
         if cast is not None:
@@ -81,6 +79,11 @@ class Cell(Freezable, nn.RNNCellBase):
         if axes == 1:
             x, state = x.unsqueeze(0), tuple(s.unsqueeze(0) for s in state)
         return net, x, state, cast
+
+    def _by_torch(self, input: Any, hx: Any, reason: str) -> Any:
+        result = super().forward(input, hx)  # raises where something is wrong
+        _routes.tell(self, reason)
+        return result
 
     def _current_weights(self) -> list[Any]:
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")

@@ -69,7 +69,7 @@ def tell(module: torch.nn.Module, reason: str) -> None:
         warnings.warn(
             f"rnnfast.torch.{type(module).__name__} runs on torch.nn's own code, which is slower: {reason}",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=6,  # past _by_torch, forward and the two of torch.nn.Module that call it
         )
 
 
