@@ -74,9 +74,16 @@ def core_of(net: Network) -> Any:
     )
 
 
-@lru_cache(maxsize=256)
 def weight_shapes(net: Network) -> list[tuple[int, ...]]:
     """Of each layer and direction weight_ih, weight_hh and where there are biases bias_ih, bias_hh."""
+    if torch.compiler.is_compiling():  # which looks into the function, and warns of a cache
+        made: list[tuple[int, ...]] = _weight_shapes.__wrapped__(net)
+        return made
+    return _weight_shapes(net)
+
+
+@lru_cache(maxsize=256)
+def _weight_shapes(net: Network) -> list[tuple[int, ...]]:
     rows, shapes = GATES[net.cell] * net.hidden_size, []
     for layer in range(net.num_layers):
         width = net.directions * net.hidden_size if layer else net.input_size

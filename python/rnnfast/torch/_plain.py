@@ -64,26 +64,22 @@ def second_backward(
     state: tuple[Tensor, ...], weights: tuple[Tensor, ...], cotangents: tuple[Tensor, ...],
 ) -> list[Tensor | None]:  # fmt: skip
     """The gradients of dy, dstate, x, state and weights, for cotangents of the gradients that a backward pass gave."""
-    inputs = (dy, *dstate, x, *state, *weights)
-    again = torch.is_grad_enabled()  # this is to be differentiated too
-    with torch.enable_grad():
-        floats = [
-            t if again and t.requires_grad else t.detach().requires_grad_() for t in inputs if t.is_floating_point()
-        ]
-        left = iter(floats)
-        dy, *rest = (next(left) if t.is_floating_point() else t for t in inputs)
-        n, m = len(dstate), len(state)
-        dstate, x, state, weights = tuple(rest[:n]), rest[n], tuple(rest[n + 1 : n + 1 + m]), tuple(rest[n + 1 + m :])
-        ends = forward(net, given, x, state, weights)
-        wanted = [(t, c) for t, c, want in zip(
-            (x, *state, *weights), cotangents, (wants.x, *wants.state, *([wants.weights] * len(weights))), strict=True
-        ) if want]  # fmt: skip
-        first = torch.autograd.grad(ends, [t for t, _ in wanted], (dy, *dstate), create_graph=True, allow_unused=True)
-        pairs = [(f, c) for f, (_, c) in zip(first, wanted, strict=True) if f is not None and f.requires_grad]
-        found = iter(torch.autograd.grad(
-            [f for f, _ in pairs], floats, [c for _, c in pairs], create_graph=again, allow_unused=True
-        ))  # fmt: skip
-    return [next(found) if t.is_floating_point() else None for t in inputs]
+    n, m, tokens = len(dstate), len(state), not x.is_floating_point()
+    sources = (*state, *weights) if tokens else (x, *state, *weights)
+    wanted = [wants.x] * (not tokens) + [*wants.state, *([wants.weights] * len(weights))]
+
+    def outputs(*sources: Tensor) -> tuple[Tensor, ...]:
+        given_x, *rest = (x, *sources) if tokens else sources
+        return forward(net, given, given_x, tuple(rest[:m]), tuple(rest[m:]))
+
+    def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
+        _, pull = torch.func.vjp(outputs, *tensors[1 + n :])
+        return tuple(g for g, want in zip(pull(tuple(tensors[: 1 + n])), wanted, strict=True) if want)
+
+    _, pull = torch.func.vjp(gradients, dy, *dstate, *sources)
+    of_wanted = [c for c, want in zip(cotangents[tokens:], wanted, strict=True) if want]
+    found = list(pull(tuple(of_wanted)))
+    return [*found[: 1 + n], None, *found[1 + n :]] if tokens else found
 
 
 def _masks(net: Network, given: Given, steps: int, batch: int) -> tuple[Tensor, Tensor]:

@@ -131,7 +131,11 @@ class _Backward(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         """A call for each, because each has gradients of weights of its own."""
-        return _one_by_one(_Backward.apply, info, in_dims, args)
+        net, wants, *tensors = args
+        cotangents = range(_GIVEN + 1, _GIVEN + 2 + net.states - (net.form == "step"))
+        if any(d is not None for i, d in enumerate(in_dims[2:]) if i not in cotangents):
+            tensors[_GIVEN] = tensors[_GIVEN].new_empty(0)  # the cache is of the batch that _Forward.vmap has made
+        return _one_by_one(_Backward.apply, info, in_dims, (net, wants, *tensors))
 
 
 def _join(tensor: Tensor, dim: int | None, size: int, axis: int) -> Tensor:
