@@ -19,11 +19,12 @@ class Freezable:
     def _freeze(self) -> None:
         weights = self._current_weights()  # type: ignore[attr-defined]
         net = self._network(weights[0].dtype)  # type: ignore[attr-defined]
-        reason = _routes.unusable(weights[0], (), weights, _network.weight_shapes(net)) if net.compute else "its dtype"
-        if reason is None and getattr(self, "proj_size", False):
-            reason = "proj_size has no kernels yet"
-        if reason is None and weights[0].is_meta:
+        if getattr(self, "proj_size", False):
+            reason: str | None = "proj_size has no kernels yet"
+        elif weights[0].is_meta:
             reason = "its parameters are on the device meta"
+        else:
+            reason = _routes.unusable(weights[0], (), weights, _network.weight_shapes(net))
         if reason is not None:
             self._unfreeze()
             _routes.tell(self, reason)
