@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import _network, _routes
+from . import _routes
 from ._frozen import Freezable
 from ._modules import check_compute_dtype, compute_of, parts
 from ._network import INTEGERS, Given, Network
@@ -59,7 +59,7 @@ class Cell(Freezable, nn.RNNCellBase):
             return cast
         dtype = weights[0].dtype
         net = self._network(dtype, cast)
-        reason = _routes.unusable(x, state, weights, _network.weight_shapes(net))
+        reason = _routes.unusable(net, x, state, weights)
         if reason is not None:
             return reason
         if cast is not None:

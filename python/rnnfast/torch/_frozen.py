@@ -24,7 +24,7 @@ class Freezable:
         elif weights[0].is_meta:
             reason = "its parameters are on the device meta"
         else:
-            reason = _routes.unusable(weights[0], (), weights, _network.weight_shapes(net))
+            reason = _routes.unusable(net, weights[0], (), weights)
         if reason is not None:
             self._unfreeze()
             _routes.tell(self, reason)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import _network, _routes
+from . import _routes
 from ._frozen import Freezable
 from ._network import INTEGERS, Given, Network
 
@@ -78,7 +78,7 @@ class Layer(Freezable, nn.RNNBase):
             return cast
         dtype = weights[0].dtype
         net = self._network(dtype, "packed" if is_packed else "sequences", dropout, cast)
-        reason = _routes.unusable(x, state, weights, _network.weight_shapes(net))
+        reason = _routes.unusable(net, x, state, weights)
         if reason is not None:
             return reason
         if cast is not None:

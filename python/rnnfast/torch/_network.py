@@ -6,6 +6,7 @@ checked here but what only the numbers can tell; the modules have done it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,16 +15,9 @@ import torch
 from .. import _core
 
 __all__ = [
-    "INTEGERS",
-    "Given",
-    "Network",
-    "backward",
-    "core_of",
-    "forward",
-    "is_alive",
-    "output_shapes",
-    "weight_shapes",
-]
+    "INTEGERS", "Given", "Network", "Wants", "addresses_of", "backward", "core_of", "forward", "is_alive",
+    "output_shapes", "steps_and_batch", "weight_shapes",
+]  # fmt: skip
 
 Tensor = Any  # torch.Tensor, which type checkers may have to do without
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -34,6 +28,7 @@ _CORES: dict[str, Any] = {
     "bfloat16": _core.BorrowedRnnBf16,
 }
 _NOTHING = _core.Borrowed(0)
+_DLPACK = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # functions that read tensors fast
 
 
 class Network(NamedTuple):
@@ -92,6 +87,13 @@ def _weight_shapes(net: Network) -> list[tuple[int, ...]]:
     return shapes
 
 
+def addresses_of(net: Network, weights: Sequence[Tensor]) -> list[int] | None:
+    """Where dense weights of the right dtype and shapes are; None where one is anything else, or torch has no such way
+    to say it."""
+    found: list[int] | None = core_of(net).addresses(_DLPACK, list(weights))
+    return found
+
+
 def steps_and_batch(net: Network, x: Tensor, given: Given) -> tuple[Any, Any]:
     """(T, B). Of packed rows B is how many sequences the first step has."""
     if net.form == "packed":
@@ -129,14 +131,17 @@ def forward(
     states = [like.new_empty(state_shape) for _ in range(net.states - step)]
     call = _core.BorrowedInput(steps, batch, _borrowed(x), tokens, _address(given.lengths), _borrowed(given.reset))
     starts = [s.contiguous() for s in state]
-    sources = [w if w.is_contiguous() else w.contiguous() for w in weights]
+    addresses = addresses_of(net, weights)
+    if addresses is None:
+        sources = [w.contiguous() for w in weights]
+        addresses = [w.data_ptr() for w in sources]
     drops = net.dropout > 0  # which the core does for a cache alone
     place = core.forward(
-        [w.data_ptr() for w in sources],
+        addresses,
         call,
         [s.data_ptr() for s in starts],
         y.data_ptr(),
-        [0, *(s.data_ptr() for s in states)] if step else [s.data_ptr() for s in states],
+        [0] * step + [s.data_ptr() for s in states],
         keep or drops,
         net.dropout,
         0 if given.seed is None else int(given.seed),
@@ -220,9 +225,10 @@ def _tokens(net: Network, given: Given, x: Tensor, steps: int) -> Tensor:
 
 def _in_rows(net: Network, array: Tensor) -> Tensor:
     """The same numbers, those of a step side by side; packed rows too."""
-    if net.form == "packed" or (array.ndim > 2 or net.form == "step") and array.stride(-1) != 1:
-        return array.contiguous()
-    return array
+    if array.is_contiguous():
+        return array
+    sparse = net.form == "packed" or ((array.ndim > 2 or net.form == "step") and array.stride(-1) != 1)
+    return array.contiguous() if sparse else array
 
 
 def _borrowed(array: Tensor | None) -> Any:

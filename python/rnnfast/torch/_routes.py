@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from . import _autograd, _operators, _transforms
+from . import _autograd, _network, _operators, _transforms
 from ._network import Given, Network
 
 __all__ = ["DTYPES", "Autocast", "autocast", "run", "tell", "unusable"]
@@ -35,20 +35,22 @@ def run(
     return way(net, given, x, state, tuple(weights), packed)
 
 
-def unusable(x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], shapes: Sequence[Any]) -> str | None:
+def unusable(net: Network, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor]) -> str | None:
     """Why the kernels cannot take these tensors; None where they can. What is wrong beyond that is for torch to say."""
-    dtype, meta = weights[0].dtype, weights[0].is_meta
-    if dtype not in DTYPES:
-        return f"its parameters are {_name(dtype)}"
-    for tensor, shape in zip(weights, shapes, strict=True):
-        if tensor is None:
-            return "a parameter is missing"
-        if tensor.dtype is not dtype:
-            return f"its parameters are {_name(dtype)} and {_name(tensor.dtype)}"
-        if tensor.shape != shape:
-            return f"a parameter has shape {tuple(tensor.shape)} instead of {shape}"
-        if not (tensor.is_cpu or meta and tensor.is_meta) or tensor.layout is not torch.strided:
-            return _whereabouts(tensor)
+    meta = weights[0].is_meta
+    if not net.compute:
+        return f"its parameters are {_name(weights[0].dtype)}"
+    if torch.compiler.is_compiling() or _network.addresses_of(net, weights) is None:
+        dtype = weights[0].dtype
+        for tensor, shape in zip(weights, _network.weight_shapes(net), strict=True):
+            if tensor is None:
+                return "a parameter is missing"
+            if tensor.dtype is not dtype:
+                return f"its parameters are {_name(dtype)} and {_name(tensor.dtype)}"
+            if tensor.shape != shape:
+                return f"a parameter has shape {tuple(tensor.shape)} instead of {shape}"
+            if not (tensor.is_cpu or meta and tensor.is_meta) or tensor.layout is not torch.strided:
+                return _whereabouts(tensor)
     for tensor in (x, *state):
         if not (tensor.is_cpu or meta and tensor.is_meta) or tensor.layout is not torch.strided:
             return _whereabouts(tensor)
