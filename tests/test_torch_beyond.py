@@ -262,6 +262,9 @@ def test_autocast_has_torchs_dtypes_and_computes_in_bf16(torch, kind, dtype):
     for a, b in zip(mine, flat(exact(x.float())), strict=True):
         assert torch.equal(a, b.to(a.dtype))
     assert all(p.grad.dtype == torch.float32 for p in ours.parameters())
+    tokens = torch.tensor([[3, 32, 0]])[0 if "Cell" in kind else slice(None)]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert flat(ours(tokens))[0].dtype is (mine[0].dtype if dtype == "float32" else flat(ours(x.float()))[0].dtype)
     if kind != "LSTM":  # which torch cannot do either
         with torch.autocast("cpu", torch.float16), pytest.warns(RuntimeWarning, match="autocast is to float16"):
             ours(x.float())

@@ -82,8 +82,8 @@ class BorrowedRnn {
       : config_{cell_of(cell), input, hidden, layers, directions, 0.0, false}, bias_(bias), form_(form_of(form)) {}
 
   // Of the weights in a list of tensors, where each is a dense array of T with the right shape; else None. `functions`:
-  // DLPack's, of the tensors' class.
-  py::object addresses(const py::object& functions, const py::list& weights) const {
+  // DLPack's, of the tensors' class `tensor`.
+  py::object addresses(const py::type& tensor, const py::object& functions, const py::list& weights) const {
     const dlpack::Functions* dlpack = dlpack::functions_of(functions);
     const size_t each = bias_ ? 4 : 2;
     if (dlpack == nullptr || weights.size() != each * static_cast<size_t>(config_.layers * config_.directions))
@@ -93,7 +93,9 @@ class BorrowedRnn {
     for (size_t i = 0; i < weights.size(); ++i) {
       const int layer = static_cast<int>(i / each) / config_.directions;
       const int64_t shape[] = {rows, i % each == 0 ? config_.input_of(layer) : config_.hidden};
-      const uintptr_t address = dlpack::dense<T>(*dlpack, weights[i].ptr(), shape, i % each < 2 ? 2 : 1);
+      PyObject* weight = weights[i].ptr();
+      if (!PyObject_TypeCheck(weight, reinterpret_cast<PyTypeObject*>(tensor.ptr()))) return py::none();  // NOLINT
+      const uintptr_t address = dlpack::dense<T>(*dlpack, weight, shape, i % each < 2 ? 2 : 1);
       if (address == 0) return py::none();
       found[i] = py::int_(address);
     }
@@ -231,7 +233,7 @@ void bind_type(py::module_& m, const std::string& suffix) {
       .def(py::init<const std::string&, int64_t, int64_t, int, int, bool, const std::string&>(), py::arg("cell"),
            py::arg("input"), py::arg("hidden"), py::arg("layers"), py::arg("directions"), py::arg("bias"),
            py::arg("form"))
-      .def("addresses", &Rnn::addresses, py::arg("functions"), py::arg("weights"))
+      .def("addresses", &Rnn::addresses, py::arg("tensor"), py::arg("functions"), py::arg("weights"))
       .def("pack", &Rnn::pack, py::arg("weights"))
       .def("forward", &Rnn::forward, py::arg("weights"), py::arg("input"), py::arg("state0"), py::arg("y"),
            py::arg("state_n"), py::arg("keep"), py::arg("dropout"), py::arg("seed"), py::arg("packed"),

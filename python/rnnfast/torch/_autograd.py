@@ -44,15 +44,16 @@ class _Function(torch.autograd.Function):
     def forward(ctx: Any, net: Network, given: Given, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         states = len(tensors) - len(_network.weight_shapes(net))
         *made, cache = _network.forward(net, given, x, tensors[:states], tensors[states:], True)
-        ctx.save_for_backward(cache, x, *tensors)
+        ctx.save_for_backward(cache, *given, x, *tensors)
         ctx.set_materialize_grads(False)
-        ctx.call = net, given, states
+        ctx.call = net, states
         return tuple(made)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *dstate: Tensor | None) -> tuple[Any, ...]:
-        net, given, states = ctx.call
-        cache, x, *tensors = ctx.saved_tensors
+        net, states = ctx.call
+        cache, lengths, reset, seed, x, *tensors = ctx.saved_tensors
+        given = Given(lengths, reset, seed)
         state, weights = tuple(tensors[:states]), tuple(tensors[states:])
         need = ctx.needs_input_grad
         wants = Wants(need[2], tuple(need[3 : 3 + states]), any(need[3 + states :]))

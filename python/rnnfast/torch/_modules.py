@@ -115,7 +115,7 @@ class Layer(Freezable, nn.RNNBase):
         if lengths is not None or reset is not None:
             given = check_given(net, x, lengths, reset, axes == 2)
         if dropout:
-            given = given._replace(seed=torch.randint(2**63 - 1, ()))
+            given = given._replace(seed=torch.randint(2**63 - 1, (), device="cpu"))
         return net, given, x, state, cast
 
     def _network(self, dtype: Any, form: str = "sequences", dropout: float = 0.0, cast: Any = None) -> Network:

@@ -90,7 +90,7 @@ def _weight_shapes(net: Network) -> list[tuple[int, ...]]:
 def addresses_of(net: Network, weights: Sequence[Tensor]) -> list[int] | None:
     """Where dense weights of the right dtype and shapes are; None where one is anything else, or torch has no such way
     to say it."""
-    found: list[int] | None = core_of(net).addresses(_DLPACK, list(weights))
+    found: list[int] | None = core_of(net).addresses(torch.Tensor, _DLPACK, list(weights))
     return found
 
 
@@ -213,7 +213,7 @@ def _check_lengths(net: Network, given: Given, x: Tensor, steps: int) -> None:
 def _tokens(net: Network, given: Given, x: Tensor, steps: int) -> Tensor:
     """int32; what lies past a sequence's end may be anything."""
     if given.lengths is not None:
-        ended = torch.arange(steps)[:, None] >= given.lengths
+        ended = torch.arange(steps, device="cpu")[:, None] >= given.lengths
         x = x.masked_fill(ended.T if net.form == "batch first" else ended, 0)
     if x.numel():
         low, high = (int(v) for v in x.aminmax())

@@ -19,7 +19,6 @@ from ._network import Given, Network, Wants
 __all__ = ["apply"]
 
 Tensor = Any
-_T = torch.Tensor
 _NET = (
     "Tensor? lengths, Tensor? reset, Tensor? seed, str cell, int input_size, int hidden_size, int num_layers, "
     "int directions, bool bias, str form, float dropout, str compute"

@@ -84,12 +84,12 @@ def second_backward(
 
 def _masks(net: Network, given: Given, steps: int, batch: int) -> tuple[Tensor, Tensor]:
     """Where a sequence has a step, and where it is cut before one, both (T, B) bool."""
-    valid = torch.ones(steps, batch, dtype=torch.bool)
+    valid = torch.ones(steps, batch, dtype=torch.bool, device="cpu")
     if net.form == "packed":
-        valid = torch.arange(batch) < given.lengths[:, None]
+        valid = torch.arange(batch, device="cpu") < given.lengths[:, None]
     elif given.lengths is not None:
-        valid = torch.arange(steps)[:, None] < given.lengths
-    reset = torch.zeros(steps, batch, dtype=torch.bool)
+        valid = torch.arange(steps, device="cpu")[:, None] < given.lengths
+    reset = torch.zeros(steps, batch, dtype=torch.bool, device="cpu")
     if given.reset is not None:
         reset = given.reset.T if net.form == "batch first" else given.reset
     return valid, reset

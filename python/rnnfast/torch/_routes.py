@@ -79,7 +79,7 @@ class Autocast:
     """Under autocast to bfloat16 on the CPU: products of bf16 pairs, and results of the dtype that torch.nn's have."""
 
     def __init__(self, x: Tensor, lowers: bool) -> None:
-        self.dtype = torch.bfloat16 if lowers else x.dtype
+        self.dtype = torch.bfloat16 if lowers else x.dtype if x.is_floating_point() else torch.float32
 
     @staticmethod
     def enter(tensor: Tensor) -> Tensor:
