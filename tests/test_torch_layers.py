@@ -25,6 +25,20 @@ def test_equals_torch(torch, case):
     assert_same(run(torch, case, ours), run(torch, case, theirs), exact)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("case", CASES[5::97], ids=str)
+def test_equals_torch_without_dlpacks_functions(torch, case, monkeypatch):
+    """As with a torch that has not got them."""
+    from rnnfast.torch import _network
+
+    ours, _ = modules(torch, case)
+    expected = run(torch, case, ours)
+    monkeypatch.setattr(_network, "_DLPACK", None)
+    ours.zero_grad()
+    found = run(torch, case, ours)
+    assert all((found[name] == value).all() for name, value in expected.items())
+
+
 @pytest.mark.parametrize("cell", LAYERS + CELLS)
 @pytest.mark.parametrize("bias", [True, False])
 def test_is_torchs_module_in_all_but_speed(torch, cell, bias):
