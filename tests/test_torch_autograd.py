@@ -194,6 +194,8 @@ def test_torch_func(torch, kind):
     scaled = {name: torch.stack([p.detach(), 0.5 * p.detach()]) for name, p in parameters.items()}
     y = torch.vmap(lambda p: torch.func.functional_call(module, p, (x[0],))[0])(scaled)
     assert same(y[:1], [module(x[0])[0]])
+    slopes = torch.vmap(torch.func.grad(loss), in_dims=(0, None))(scaled, x[0])
+    assert same([slopes[name][0] for name in parameters], list(whole.values()), 1e-12)
 
 
 def test_vmap_over_states_and_batch_first(torch):

@@ -16,7 +16,7 @@ from .. import _core
 
 __all__ = [
     "INTEGERS", "Given", "Network", "Wants", "addresses_of", "backward", "core_of", "forward", "is_alive",
-    "output_shapes", "steps_and_batch", "weight_shapes",
+    "output_shapes", "split", "steps_and_batch", "weight_shapes",
 ]  # fmt: skip
 
 Tensor = Any  # torch.Tensor, which type checkers may have to do without
@@ -198,6 +198,18 @@ def backward(
         torch.get_num_threads(),
     )
     return dx, starts, grads
+
+
+def split(
+    made: Sequence[Tensor], wants: Wants, states: int
+) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
+    """What `backward` returns, from all gradients in a row, where anything stands for one that is not wanted."""
+    dx, starts, grads = made[0], made[1 : 1 + states], made[1 + states :]
+    return (
+        dx if wants.x else None,
+        [d if want else None for d, want in zip(starts, wants.state, strict=True)],
+        [g if wants.weights else None for g in grads],
+    )
 
 
 def _check_lengths(net: Network, given: Given, x: Tensor, steps: int) -> None:

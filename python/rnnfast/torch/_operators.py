@@ -7,7 +7,6 @@ _network.forward). Where a graph hands backward a copy of it, or runs it twice, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,17 +39,6 @@ def apply(
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state, *weights))
     made = torch.ops.rnnfast.forward(x, list(state), list(weights), *given, *net, keep)
     return tuple(made[:-1])
-
-
-def _split(
-    made: Sequence[Tensor], states: int, wants: Wants
-) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
-    dx, dstate, grads = made[0], made[1 : 1 + states], made[1 + states :]
-    return (
-        dx if wants.x else None,
-        [d if want else None for d, want in zip(dstate, wants.state, strict=True)],
-        [g if wants.weights else None for g in grads],
-    )
 
 
 # ---- forward ----
@@ -96,7 +84,7 @@ def _forward_backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
     made = torch.ops.rnnfast.backward(
         dy, dstate, x, state, own, cache, *given, *net, wants.x, any(wants.state), wants.weights
     )
-    dx, starts, dweights = _split(made, states, wants)
+    dx, starts, dweights = _network.split(made, wants, states)
     return dx, starts, dweights, *([None] * (len(Given._fields) + len(Network._fields) + 1))
 
 

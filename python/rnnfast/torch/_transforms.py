@@ -38,18 +38,7 @@ def differentiable_backward(
     ends = [like.new_zeros(state_shape) if d is None else d for d in dstate]
     dy = like.new_zeros(shape) if dy is None else dy
     made = list(_Backward.apply(net, wants, *given, cache, dy, *ends, x, *state, *weights))
-    return _split(made, wants, len(state))
-
-
-def _split(
-    made: list[Tensor], wants: Wants, states: int
-) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
-    dx, starts, grads = made[0], made[1 : 1 + states], made[1 + states :]
-    return (
-        dx if wants.x else None,
-        [d if want else None for d, want in zip(starts, wants.state, strict=True)],
-        [g if wants.weights else None for g in grads],
-    )
+    return _network.split(made, wants, len(state))
 
 
 def _count_states(net: Network, tensors: Sequence[Tensor]) -> int:
@@ -76,7 +65,7 @@ class _Forward(torch.autograd.Function):
         n, need = _count_states(net, tensors), ctx.needs_input_grad[1 + _GIVEN :]
         wants = Wants(need[0], tuple(need[1 : 1 + n]), any(need[1 + n :]))
         made = _Backward.apply(net, wants, *given, cache, dy, *rest[:-1], x, *tensors)
-        dx, starts, grads = _split(list(made), wants, n)
+        dx, starts, grads = _network.split(list(made), wants, n)
         return None, *([None] * _GIVEN), dx, *starts, *grads
 
     @staticmethod
@@ -132,10 +121,12 @@ class _Backward(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         """A call for each, because each has gradients of weights of its own."""
         net, wants, *tensors = args
+        dims = list(in_dims)
         cotangents = range(_GIVEN + 1, _GIVEN + 2 + net.states - (net.form == "step"))
-        if any(d is not None for i, d in enumerate(in_dims[2:]) if i not in cotangents):
-            tensors[_GIVEN] = tensors[_GIVEN].new_empty(0)  # the cache is of the batch that _Forward.vmap has made
-        return _one_by_one(_Backward.apply, info, in_dims, (net, wants, *tensors))
+        if any(d is not None for i, d in enumerate(dims[2:]) if i not in cotangents):
+            # The cache is of the batch that _Forward.vmap has made, or a copy.
+            tensors[_GIVEN], dims[2 + _GIVEN] = torch.empty(0, dtype=torch.uint8, device="cpu"), None
+        return _one_by_one(_Backward.apply, info, dims, (net, wants, *tensors))
 
 
 def _join(tensor: Tensor, dim: int | None, size: int, axis: int) -> Tensor:
@@ -145,7 +136,7 @@ def _join(tensor: Tensor, dim: int | None, size: int, axis: int) -> Tensor:
     return tensor.movedim(dim, axis).flatten(axis, axis + 1)
 
 
-def _one_by_one(function: Any, info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
+def _one_by_one(function: Any, info: Any, in_dims: Sequence[Any], args: tuple[Any, ...]) -> Any:
     def pick(i: int) -> list[Any]:
         return [
             arg.select(dim, i) if isinstance(dim, int) and isinstance(arg, torch.Tensor) else arg
