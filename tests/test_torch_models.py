@@ -6,8 +6,8 @@ import copy
 import importlib.util
 import io
 import json
+import os
 import pickle
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -251,18 +251,8 @@ def test_two_processes_train_to_the_losses_of_one(torch, tmp_path):
         "1",
     ]
     script = str(ROOT / "examples" / "torch_charlm.py")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-addr",
-        "127.0.0.1",
-        f"--master-port={port}",
-    ]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    loopback = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     found = []
     for name, launcher in (("two", launch), ("one", [])):
         out = tmp_path / f"{name}.json"
@@ -271,6 +261,7 @@ def test_two_processes_train_to_the_losses_of_one(torch, tmp_path):
             capture_output=True,
             text=True,
             check=False,
+            env=loopback,
         )
         assert done.returncode == 0, done.stderr
         found.append(json.loads(out.read_text())["losses"])
