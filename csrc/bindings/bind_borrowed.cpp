@@ -65,9 +65,9 @@ struct BorrowedCache {
   BorrowedCache(const BorrowedCache&) = delete;
   BorrowedCache& operator=(const BorrowedCache&) = delete;
 
-  static std::unordered_map<const uint8_t*, BorrowedCache*>& all() {  // guarded by the GIL
-    static std::unordered_map<const uint8_t*, BorrowedCache*> caches;
-    return caches;
+  static std::unordered_map<const uint8_t*, BorrowedCache*>& all() {               // guarded by the GIL
+    static auto* caches = new std::unordered_map<const uint8_t*, BorrowedCache*>;  // outlives every cache
+    return *caches;
   }
 };
 

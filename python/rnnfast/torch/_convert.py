@@ -54,7 +54,8 @@ def freeze(model: Model) -> Model:
 
     Until `unfreeze` calls use the weights of this moment: later changes are not seen, but for `load_state_dict` and
     `.to`, which pack again. A call that would record gradients of the weights raises RuntimeError, so call under
-    torch.no_grad() or torch.inference_mode(). Copies and pickles are not frozen.
+    torch.no_grad() or torch.inference_mode(). Calls for gradients of the inputs alone, compiled graphs and torch.func
+    take the weights as they are. Copies and pickles are not frozen.
     """
     for module in _modules(model, "freeze"):
         if isinstance(module, (Layer, Cell)):
