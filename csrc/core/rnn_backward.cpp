@@ -13,7 +13,16 @@ namespace rnnfast {
 namespace {
 
 constexpr int64_t kChunkBytes = 1 << 20;  // of da, where a layer is taken in chunks of steps
-constexpr int64_t kFewRows = 8;  // up to here weight gradients are added as products of rows, without a packed sum
+// Up to here weight gradients are added as products of rows, without a packed sum; with wide layers, whose rows of
+// weights fill several vectors, up to kSomeRows.
+constexpr int64_t kFewRows = 8, kSomeRows = 32, kWide = 64;
+
+template <class T, class E>
+bool takes_few_rows(const RnnCache<T, E>& cache) {
+  const RnnConfig& config = cache.config;
+  const bool wide = config.hidden >= kWide && (cache.token.size() > 0 || config.input >= kWide);
+  return cache.schedule.rows() <= (wide ? kSomeRows : kFewRows);
+}
 
 // What backward makes for one layer and direction.
 template <class T, class E>
@@ -37,7 +46,7 @@ class BackwardPass {
         io_(io),
         keep_(keep),
         L_(kernels<T>().lanes),
-        few_(schedule_.rows() <= kFewRows),
+        few_(takes_few_rows(cache)),
         plan_(cell_, L_, config_.hidden, 1, schedule_, flops(), threads) {
     padded_ = plan_.panels * L_;
     row_size_ = padded_ * cell_.pre_activations;
@@ -470,7 +479,7 @@ class BackwardPass {
 template <class T, class E>
 T* place_for_dx(RnnCache<T, E>& cache) {
   // A few rows of x are needed at the very end, and those of the first direction again for the second.
-  const bool last_use = cache.schedule.rows() > kFewRows && cache.config.directions == 1;
+  const bool last_use = !takes_few_rows(cache) && cache.config.directions == 1;
   if constexpr (std::is_same_v<T, E>)
     return last_use && !cache.schedule.ragged() ? cache.x.data() : nullptr;
   else
