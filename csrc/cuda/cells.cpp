@@ -1,0 +1,19 @@
+// The kernels of every cell, by the registry.
+#include "../cells/registry.h"
+#include "params.h"
+
+namespace rnnfast::cuda {
+
+#define RNNFAST_DECLARE(name, Type) const CellKernels& name##_kernels();
+RNNFAST_CELLS(RNNFAST_DECLARE)
+#undef RNNFAST_DECLARE
+
+const CellKernels& cell_kernels(int cell) {
+#define RNNFAST_TABLE(name, Type) name##_kernels,
+  using Table = const CellKernels& (*)();
+  static const Table tables[] = {RNNFAST_CELLS(RNNFAST_TABLE)};
+#undef RNNFAST_TABLE
+  return tables[cell]();
+}
+
+}  // namespace rnnfast::cuda
