@@ -82,13 +82,30 @@ const DeviceInfo& device_info(int device) {
   return found != known.end() ? found->second : known.emplace(device, ask(device)).first->second;
 }
 
-void* device_malloc(size_t bytes) {
+// The pool gives memory back to the system at every synchronisation unless told otherwise, and a training step would
+// map it again each time.
+static void keep_freed_memory(int device) {
+  static std::mutex mutex;
+  static std::map<int, bool> done;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (done[device]) return;
+  cudaMemPool_t pool;
+  check(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
+  uint64_t all = UINT64_MAX;
+  check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all), "cudaMemPoolSetAttribute");
+  done[device] = true;
+}
+
+void* device_malloc(size_t bytes, Stream stream) {
+  keep_freed_memory(current_device());
   void* p = nullptr;
-  check(cudaMalloc(&p, bytes), "cudaMalloc");
+  check(cudaMallocAsync(&p, bytes > 0 ? bytes : 1, native(stream)), "cudaMallocAsync");
   return p;
 }
 
-void device_free(void* p) { check(cudaFree(p), "cudaFree"); }
+void device_free(void* p, Stream stream) noexcept {
+  if (p != nullptr && cudaFreeAsync(p, native(stream)) != cudaSuccess) cudaGetLastError();  // an earlier call's error
+}
 
 void copy_async(void* to, const void* from, size_t bytes, Stream stream) {
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, native(stream)), "cudaMemcpyAsync");

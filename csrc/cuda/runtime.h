@@ -2,7 +2,7 @@
 // CUDA run time, emulate/runtime.cpp without any. No CUDA header is needed to include this.
 //
 // A failed call throws Error, whose text names the call, the file and line, and the device. Nothing here waits for the
-// device but synchronize() and device_free().
+// device but synchronize().
 #pragma once
 
 #include <cstddef>
@@ -35,8 +35,8 @@ int current_device();
 void set_device(int device);
 const DeviceInfo& device_info(int device);  // asked for once
 
-void* device_malloc(size_t bytes);  // at least 256-byte aligned
-void device_free(void* p);
+void* device_malloc(size_t bytes, Stream stream);  // in stream order, 256-byte aligned; the device keeps freed memory
+void device_free(void* p, Stream stream) noexcept;
 void copy_async(void* to, const void* from, size_t bytes, Stream stream);  // between any two kinds of memory
 void fill_async(void* p, int byte, size_t bytes, Stream stream);
 
