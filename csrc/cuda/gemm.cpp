@@ -114,7 +114,7 @@ void gemm(const Gemm& g, Stream stream) {
   if (handle == nullptr) {
     RNNFAST_CUBLAS(*lib, create(&handle));
     RNNFAST_CUBLAS(*lib, set_stream(handle, stream));
-    RNNFAST_CUBLAS(*lib, set_workspace(handle, device_malloc(kWorkspace, stream), kWorkspace));
+    RNNFAST_CUBLAS(*lib, set_workspace(handle, allocate_async(kWorkspace, stream), kWorkspace));
   }
   const float one = 1;
   // Row-major c = a b is column-major c' = b' a'.

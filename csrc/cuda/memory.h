@@ -26,8 +26,8 @@ struct Context {
 
 // CUDA's stream-ordered pool; freed on the stream of its birth.
 inline Memory pooled_memory(size_t bytes, Stream stream) {
-  void* data = device_malloc(bytes > 0 ? bytes : 1, stream);
-  return {std::shared_ptr<void>(data, [stream](void* p) { device_free(p, stream); }), data};
+  void* data = allocate_async(bytes > 0 ? bytes : 1, stream);
+  return {std::shared_ptr<void>(data, [stream](void* p) { free_async(p, stream); }), data};
 }
 
 template <class T>

@@ -96,14 +96,14 @@ static void keep_freed_memory(int device) {
   done[device] = true;
 }
 
-void* device_malloc(size_t bytes, Stream stream) {
+void* allocate_async(size_t bytes, Stream stream) {
   keep_freed_memory(current_device());
   void* p = nullptr;
   check(cudaMallocAsync(&p, bytes > 0 ? bytes : 1, native(stream)), "cudaMallocAsync");
   return p;
 }
 
-void device_free(void* p, Stream stream) noexcept {
+void free_async(void* p, Stream stream) noexcept {
   if (p != nullptr && cudaFreeAsync(p, native(stream)) != cudaSuccess) cudaGetLastError();  // an earlier call's error
 }
 

@@ -35,8 +35,8 @@ int current_device();
 void set_device(int device);
 const DeviceInfo& device_info(int device);  // asked for once
 
-void* device_malloc(size_t bytes, Stream stream);  // in stream order, 256-byte aligned; the device keeps freed memory
-void device_free(void* p, Stream stream) noexcept;
+void* allocate_async(size_t bytes, Stream stream);  // in stream order, 256-byte aligned; the device keeps freed memory
+void free_async(void* p, Stream stream) noexcept;
 void copy_async(void* to, const void* from, size_t bytes, Stream stream);  // between any two kinds of memory
 void fill_async(void* p, int byte, size_t bytes, Stream stream);
 

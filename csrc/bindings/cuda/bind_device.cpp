@@ -3,6 +3,9 @@
 
 #include "common.h"
 #include "cuda/gemm.h"
+#ifdef RNNFAST_EMULATE
+#include "cuda/emulate/emulate.h"
+#endif
 
 namespace rnnfast::cuda {
 
@@ -71,6 +74,13 @@ py::dict describe(int device) {
 void bind_device(py::module_& m) {
 #ifdef RNNFAST_EMULATE
   m.attr("emulated") = true;
+  m.def(
+      "emulate",
+      [](const std::string& schedule, uint64_t seed, int sms) {
+        emulate::set_schedule(schedule, seed);
+        emulate::options().sms = sms;
+      },
+      py::arg("schedule"), py::arg("seed") = 0, py::arg("sms") = 4, "Which thread runs next, and how many SMs there are.");
 #else
   m.attr("emulated") = false;
 #endif
