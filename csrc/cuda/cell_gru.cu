@@ -3,9 +3,6 @@
 
 namespace rnnfast::cuda {
 
-const CellKernels& gru_kernels() {
-  static const CellKernels kernels = make_cell_kernels<Gru>();
-  return kernels;
-}
+CellKernels gru_kernels() { return make_cell_kernels<Gru>(); }
 
 }  // namespace rnnfast::cuda

@@ -3,9 +3,6 @@
 
 namespace rnnfast::cuda {
 
-const CellKernels& lstm_kernels() {
-  static const CellKernels kernels = make_cell_kernels<Lstm>();
-  return kernels;
-}
+CellKernels lstm_kernels() { return make_cell_kernels<Lstm>(); }
 
 }  // namespace rnnfast::cuda

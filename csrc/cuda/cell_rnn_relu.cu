@@ -3,9 +3,6 @@
 
 namespace rnnfast::cuda {
 
-const CellKernels& rnn_relu_kernels() {
-  static const CellKernels kernels = make_cell_kernels<RnnRelu>();
-  return kernels;
-}
+CellKernels rnn_relu_kernels() { return make_cell_kernels<RnnRelu>(); }
 
 }  // namespace rnnfast::cuda

@@ -3,9 +3,6 @@
 
 namespace rnnfast::cuda {
 
-const CellKernels& rnn_tanh_kernels() {
-  static const CellKernels kernels = make_cell_kernels<RnnTanh>();
-  return kernels;
-}
+CellKernels rnn_tanh_kernels() { return make_cell_kernels<RnnTanh>(); }
 
 }  // namespace rnnfast::cuda

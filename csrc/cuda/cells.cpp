@@ -4,16 +4,15 @@
 
 namespace rnnfast::cuda {
 
-#define RNNFAST_DECLARE(name, Type) const CellKernels& name##_kernels();
+#define RNNFAST_DECLARE(name, Type) CellKernels name##_kernels();
 RNNFAST_CELLS(RNNFAST_DECLARE)
 #undef RNNFAST_DECLARE
 
 const CellKernels& cell_kernels(int cell) {
-#define RNNFAST_TABLE(name, Type) name##_kernels,
-  using Table = const CellKernels& (*)();
-  static const Table tables[] = {RNNFAST_CELLS(RNNFAST_TABLE)};
+#define RNNFAST_TABLE(name, Type) name##_kernels(),
+  static const CellKernels tables[] = {RNNFAST_CELLS(RNNFAST_TABLE)};
 #undef RNNFAST_TABLE
-  return tables[cell]();
+  return tables[cell];
 }
 
 }  // namespace rnnfast::cuda
