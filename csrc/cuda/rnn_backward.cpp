@@ -90,7 +90,7 @@ class BackwardPass {
     const int64_t hidden = config_.hidden, inputs = config_.input_of(layer);
     if (to.w_ih != nullptr && layer == 0 && cache_.token.size() > 0) {
       const DeviceBuffer<float> columns(context_, inputs * gates_);
-      token_sums(b.dax, cache_.token.data(), rows_, inputs, gates_, columns.data(), context_.stream);
+      token_sums(b.dax, cache_.token.data(), rows_, inputs, gates_, columns.data(), false, context_.stream);
       transpose(columns.data(), inputs, gates_, to.w_ih, true, context_.stream);
     } else if (to.w_ih != nullptr) {
       const float* x = layer == 0 ? cache_.x.data() : cache_.layers[static_cast<size_t>(layer) - 1].outputs();

@@ -179,6 +179,7 @@ struct TokenSumParams {
   const int32_t* token;
   int64_t rows, n;
   float* to;
+  bool add;
 };
 
 // A block is one token and 256 columns: it looks through all rows, 256 at a time, for those that are its own.
@@ -196,7 +197,7 @@ RNNFAST_KERNEL(kThreads, 1) token_sum_kernel(TokenSumParams p) {
         if (mine[i] != 0) sum += p.from[(row0 + i) * p.n + column];
     block_barrier();
   }
-  if (column < p.n) p.to[token * p.n + column] = sum;
+  if (column < p.n) p.to[token * p.n + column] = (p.add ? p.to[token * p.n + column] : 0.0f) + sum;
 }
 
 int64_t tiles(int64_t n, int64_t of) { return (n + of - 1) / of; }
@@ -246,9 +247,9 @@ void add_column_sums(const float* from, int64_t rows, int64_t n, float* partial,
   launch("column_sum_kernel", column_sum_kernel, {across, 1, 1, kThreads, 0, stream}, ColumnSumParams{partial, parts, n, parts, to0, to1, true});
 }
 
-void token_sums(const float* from, const int32_t* token, int64_t rows, int64_t tokens, int64_t n, float* to,
+void token_sums(const float* from, const int32_t* token, int64_t rows, int64_t tokens, int64_t n, float* to, bool add,
                 Stream stream) {
-  launch("token_sum_kernel", token_sum_kernel, {tokens * tiles(n, kThreads), 1, 1, kThreads, kThreads * sizeof(int), stream}, TokenSumParams{from, token, rows, n, to});
+  launch("token_sum_kernel", token_sum_kernel, {tokens * tiles(n, kThreads), 1, 1, kThreads, kThreads * sizeof(int), stream}, TokenSumParams{from, token, rows, n, to, add});
 }
 
 }  // namespace rnnfast::cuda

@@ -71,8 +71,8 @@ void transpose(const float* from, int64_t m, int64_t n, float* to, bool add, Str
 int64_t column_sum_floats(int64_t rows, int64_t n);
 void add_column_sums(const float* from, int64_t rows, int64_t n, float* partial, float* to0, float* to1, Stream);
 
-// to [tokens][n] = the sums of the rows of each token; every element is written.
-void token_sums(const float* from, const int32_t* token, int64_t rows, int64_t tokens, int64_t n, float* to,
+// to [tokens][n] (+)= the sums of the rows of each token; every element is written.
+void token_sums(const float* from, const int32_t* token, int64_t rows, int64_t tokens, int64_t n, float* to, bool add,
                 Stream);
 
 }  // namespace rnnfast::cuda

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import cuda
+from ._cuda_dense import DeviceTokens
 from ._inputs import Sequences, as_array, read_lengths, read_reset, read_sequences
 from .cuda import DeviceArray, Kind
 
@@ -48,6 +49,11 @@ class DeviceRnn:
         """The batch, with x on the device, and the kind of array that it came as."""
         kind = cuda.kind_of(x)
         lengths, reset = cuda.to_host(lengths), cuda.to_host(reset)
+        if isinstance(x, DeviceTokens) and x.ndim == 2:
+            leading = (x.shape[0], x.shape[1])
+            steps, batch = leading[::-1] if batch_first else leading
+            cuts = read_reset(reset, leading, False)
+            return Sequences(x, True, steps, batch, False, leading, read_lengths(lengths, steps, batch), cuts), kind
         if cuda.dtype_kind(x) != "f":
             seq = read_sequences(cuda.to_host(x), lengths, reset, self._input, batch_first, np.dtype(np.float32))
             return seq._replace(x=cuda.to_device(seq.x)) if seq.tokens else seq, kind

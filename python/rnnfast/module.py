@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from . import checkpoint, cuda
 
-__all__ = ["Module", "compute_dtype_name", "parameter_dtype"]
+__all__ = ["Module", "compute_dtype_name", "on_host", "parameter_dtype"]
 
 Array = NDArray[Any]
 
@@ -48,6 +48,13 @@ def compute_dtype_name(compute_dtype: Any, dtype: np.dtype[Any]) -> str:
         allowed = f"None or '{dtype.name}'" if dtype != np.float32 else "None, 'float32' or 'bfloat16'"
         raise ValueError(f"compute_dtype must be {allowed} where dtype is {dtype.name}, got {compute_dtype!r}")
     return name
+
+
+def on_host(module: Any) -> Any:
+    """A copy of a module whose parameters are NumPy arrays."""
+    copy = type(module)(**{**module.config, "device": None})
+    copy.load_state_dict(module.state_dict())
+    return copy
 
 
 class Module:
