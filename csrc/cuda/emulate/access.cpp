@@ -40,7 +40,7 @@ inline void check(uintptr_t a, int bytes, int reach, bool write, Kind kind, cons
     bad_address(a, bytes, write, pc);
   }
   if (a & static_cast<unsigned>(bytes - 1)) misaligned(a, bytes, write, pc);
-  if (options().count) count_access(fiber, a, reach, write, allocation->is_shared, pc);
+  if (counting) count_access(fiber, a, reach, write, allocation->is_shared, pc);
   if (tracked) track(fiber, *allocation, a, reach, write, kind, pc);
 }
 

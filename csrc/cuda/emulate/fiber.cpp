@@ -13,13 +13,7 @@
 namespace rnnfast::emulate {
 namespace {
 
-#if defined(RNNFAST_ASAN) || !defined(__OPTIMIZE__)
-constexpr size_t kStackBytes = 256 << 10;
-#else
-constexpr size_t kStackBytes = 32 << 10;
-#endif
 constexpr size_t kMostStacks = 1 << 17;
-constexpr size_t kStride = kStackBytes + 320;  // no multiple of a page, so that tops do not share the sets of a cache
 constexpr uint64_t kCanary = 0x5ca1ab1e0ddba11;
 
 extern "C" void rnnfast_switch_stack(void** from, void* to);
@@ -90,8 +84,6 @@ constexpr size_t kEntryWord = 11;
 #endif
 
 }  // namespace
-
-uintptr_t Stacks::bottom(size_t i) const { return begin_ + i * kStride; }
 
 void Stacks::reserve(size_t count) {
   if (count > kMostStacks) throw std::bad_alloc();

@@ -18,6 +18,13 @@ namespace rnnfast::emulate {
 #endif
 #endif
 
+#if defined(RNNFAST_ASAN) || !defined(__OPTIMIZE__)
+constexpr size_t kStackBytes = 256 << 10;
+#else
+constexpr size_t kStackBytes = 32 << 10;
+#endif
+constexpr size_t kStride = kStackBytes + 320;  // no multiple of a page, so that tops do not share the sets of a cache
+
 struct Context {
   void* stack_pointer = nullptr;
 #if defined(RNNFAST_ASAN)
@@ -32,10 +39,11 @@ class Stacks {
   void reserve(size_t count);  // stacks 0 to count - 1 are there; those in use stay where they are
   void prepare(Context& context, size_t i, void (*entry)());  // the first switch to it calls entry, which never returns
   bool intact(size_t i) const;
+  uintptr_t left(size_t i, const void* frame) const { return reinterpret_cast<uintptr_t>(frame) - bottom(i); }
   bool contains(uintptr_t address) const { return address - begin_ < size_; }
 
  private:
-  uintptr_t bottom(size_t i) const;
+  uintptr_t bottom(size_t i) const { return begin_ + i * kStride; }
   uintptr_t begin_ = 0;
   size_t size_ = 0;
 };

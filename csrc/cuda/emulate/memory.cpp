@@ -51,9 +51,9 @@ struct Range {
 
 struct Memory {
   Range heap, shared;
-  uint32_t* owner = nullptr;           // for each granule of the heap: index in allocations, 0 none
+  Allocation** owner = nullptr;        // of each granule of the heap; null none
   std::deque<Allocation> allocations;  // stay where they are
-  std::vector<uint32_t> unused;        // indices
+  std::vector<Allocation*> unused;
   size_t top = 0;                      // of the heap so far
   std::map<size_t, std::deque<uintptr_t>> freed;  // by rounded size, the oldest first
   std::deque<Allocation> slots;
@@ -66,8 +66,7 @@ struct Memory {
   Memory() {
     heap.map(kHeapBytes);
     shared.map(kSharedSlot * kSlots);
-    owner = static_cast<uint32_t*>(map_addresses(kHeapBytes / kGranule * sizeof *owner));
-    allocations.emplace_back();
+    owner = static_cast<Allocation**>(map_addresses(kHeapBytes / kGranule * sizeof *owner));
   }
 };
 
@@ -75,6 +74,8 @@ Memory& memory() {
   static Memory* all = new Memory;  // outlives every static destructor
   return *all;
 }
+
+Memory* found_memory;  // the same, without a guard: for each access
 
 // Few different sizes, so that what was freed is used again; and at least a granule that belongs to nobody behind each.
 size_t rounded(size_t bytes) {
@@ -99,19 +100,16 @@ void* allocate(size_t bytes) {
     begin = m.heap.begin + m.top;
     m.top += size;
   }
-  uint32_t index;
-  if (!m.unused.empty()) {
-    index = m.unused.back();
-    m.unused.pop_back();
-  } else {
-    index = static_cast<uint32_t>(m.allocations.size());
+  if (m.unused.empty()) {
     m.allocations.emplace_back();
+    m.unused.push_back(&m.allocations.back());
   }
-  m.allocations[index] = {};
-  m.allocations[index].begin = begin;
-  m.allocations[index].end = begin + bytes;
+  Allocation* allocation = m.unused.back();
+  m.unused.pop_back();
+  *allocation = {};
+  allocation->begin = begin, allocation->end = begin + bytes;
   const size_t first = (begin - m.heap.begin) / kGranule;
-  std::fill_n(m.owner + first, (bytes + kGranule - 1) / kGranule, index);
+  std::fill_n(m.owner + first, (bytes + kGranule - 1) / kGranule, allocation);
   std::memset(reinterpret_cast<void*>(begin), kPoison, bytes);
   return reinterpret_cast<void*>(begin);
 }
@@ -121,21 +119,20 @@ void release(void* p) {
   Memory& m = memory();
   const auto begin = reinterpret_cast<uintptr_t>(p);
   const size_t first = (begin - m.heap.begin) / kGranule;
-  const uint32_t index = begin - m.heap.begin < kHeapBytes ? m.owner[first] : 0;
-  if (index == 0 || m.allocations[index].begin != begin)
+  Allocation* allocation = begin - m.heap.begin < kHeapBytes ? m.owner[first] : nullptr;
+  if (allocation == nullptr || allocation->begin != begin)
     throw Fault("free_async of what allocate_async did not give or what is free already");
-  const size_t bytes = m.allocations[index].end - begin;
-  std::fill_n(m.owner + first, (bytes + kGranule - 1) / kGranule, 0u);
+  const size_t bytes = allocation->end - begin;
+  std::fill_n(m.owner + first, (bytes + kGranule - 1) / kGranule, nullptr);
   m.freed[rounded(bytes)].push_back(begin);
-  m.allocations[index] = {};
-  m.unused.push_back(index);
+  m.unused.push_back(allocation);
 }
 
 Allocation* find_global(uintptr_t address, size_t bytes) {
-  Memory& m = memory();
+  Memory& m = *found_memory;
   if (address - m.heap.begin < kHeapBytes) {
-    Allocation& found = m.allocations[m.owner[(address - m.heap.begin) / kGranule]];
-    return address >= found.begin && address + bytes <= found.end ? &found : nullptr;
+    Allocation* found = m.owner[(address - m.heap.begin) / kGranule];
+    return found != nullptr && address + bytes <= found->end ? found : nullptr;
   }
   if (m.foreign.empty()) return nullptr;
   auto next = m.foreign.upper_bound(address);
@@ -159,7 +156,7 @@ std::string why_outside(uintptr_t address, size_t bytes) {
   }
   if (address - m.heap.begin < kHeapBytes) {
     for (size_t i = (address - m.heap.begin) / kGranule + 1; i-- > 0;)
-      if (m.owner[i] != 0) return "that are not live, " + beyond(m.allocations[m.owner[i]], "nearest allocation");
+      if (m.owner[i] != nullptr) return "that are not live, " + beyond(*m.owner[i], "nearest allocation");
     return "that are not live device memory";
   }
   if (address < 4096) return "at a null pointer";
@@ -168,6 +165,7 @@ std::string why_outside(uintptr_t address, size_t bytes) {
 
 Allocation* shared_buffer(size_t slot, size_t bytes) {
   Memory& m = memory();
+  found_memory = &m;
   if (slot >= kSlots || bytes > kSharedSlot - kGranule) throw Fault("more shared memory than the emulator has");
   while (m.slots.size() <= slot) {
     m.slots.emplace_back();

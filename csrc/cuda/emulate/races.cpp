@@ -127,7 +127,7 @@ const Knowledge* publish(Fiber& fiber) {
 // ---- is an earlier access ordered before what this thread does now?
 
 bool spans_cover(const Fiber& fiber, uint32_t block, int first, int last, uint32_t clock) {
-  if (fiber.known == nullptr) return false;
+  if (fiber.known == nullptr || fiber.known->spans.empty()) return false;
   std::bitset<1024> covered;
   for (const Span& each : fiber.known->spans)
     if (each.block == block && each.clock > clock)
@@ -180,11 +180,14 @@ bool ordered_reads(uint64_t e, const Fiber& fiber) {
 
 constexpr uint64_t kClockMask = (uint64_t{1} << Epoch::clock_bits) - 1;
 
+constexpr uint64_t kWhereMask =  // tag and block
+    ~(kClockMask | uint64_t{3} << 62 | uint64_t{1023} << Epoch::clock_bits | Epoch::group_bit);
+
 // The reads `e` of this thread's block and the read `mine`, as one word.
 uint64_t merge_in_block(uint64_t e, uint64_t mine, const Fiber& fiber) {
   if (Epoch::kind(e) == kNone || ordered_reads(e, fiber)) return mine;
   const uint64_t clock = std::max(e & kClockMask, mine & kClockMask);
-  const uint64_t where = mine & ~(kClockMask | uint64_t{3} << 62 | uint64_t{1023} << Epoch::clock_bits);
+  const uint64_t where = mine & kWhereMask;
   const bool one_warp = !(e & Epoch::group_bit) && Epoch::thread(e) / kLanes == fiber.thread / kLanes;
   const auto warp = static_cast<uint64_t>(fiber.thread / kLanes * kLanes) << Epoch::clock_bits;
   return kGroup << 62 | where | (one_warp ? warp : Epoch::group_bit) | clock;
@@ -245,6 +248,12 @@ inline void read_cell(Fiber& fiber, Allocation& a, Cell& cell, uint64_t tag, uin
   if (kind == Kind::atomic) return;
   const uint64_t mine = Epoch::make(kOne, tag, fiber), before = cell.read;
   if (before == mine) return;
+  // Most reads: of the block's, since its last barrier.
+  const uint64_t own_group = (mine & kWhereMask) | kGroup << 62 | Epoch::group_bit;
+  if ((before & ~kClockMask) == own_group && Epoch::clock(before) >= fiber.barrier_clock) {
+    if (Epoch::clock(before) < fiber.clock) cell.read = own_group | fiber.clock;
+    return;
+  }
   cell.read = Epoch::tag(before) == tag ? merge(before, mine, fiber) : mine;
   cell.read_pc = short_pc(pc);
 }
@@ -274,6 +283,14 @@ void track(Fiber& fiber, Allocation& a, uintptr_t address, int bytes, bool write
   if (a.cells == nullptr) make_cells(a);
   const size_t offset = address - a.begin, first = offset / 4, last = (offset + static_cast<size_t>(bytes) - 1) / 4;
   const uint64_t tag = a.is_shared ? shared_tag : global_tag;
+  if (a.halves == nullptr && bytes >= 4) {  // most
+    for (size_t i = first; i <= last; ++i)
+      if (write)
+        write_cell(fiber, a, a.cells[i], tag, a.begin + 4 * i, kind, pc);
+      else
+        read_cell(fiber, a, a.cells[i], tag, a.begin + 4 * i, kind, pc);
+    return;
+  }
   const bool narrow = bytes < 4 && bytes > 0;
   if (narrow && a.halves == nullptr) make_halves(a);
   for (size_t i = first; i <= last; ++i) {

@@ -16,8 +16,12 @@ namespace rnnfast::emulate {
 Machine machine;
 Fiber* self = nullptr;
 bool tracked = false;
+bool counting = false;
 
 namespace {
+
+constinit Options all_options;
+constexpr uintptr_t kLeastStack = 2048;  // below that it may have been overrun
 
 class Queue {
  public:
@@ -86,8 +90,8 @@ void run_next(Context& from) {
   switch_context(from, context);
 }
 
-void check_stack(const Fiber& fiber) {
-  if (!machine.stacks.intact(fiber.stack)) fault(name_of(fiber) + " overran its stack: the emulator's are too small for it");
+[[noreturn]] void overran_stack(const Fiber& fiber) {
+  fault(name_of(fiber) + " overran its stack: the emulator's are too small for it");
 }
 
 void thread_ended() {
@@ -109,7 +113,7 @@ void thread_ended() {
 [[noreturn]] void thread_begins() {
   on_entry();
   machine.kernel->call(machine.kernel->kernel, machine.arguments);
-  check_stack(*self);
+  if (!machine.stacks.intact(self->stack)) overran_stack(*self);
   thread_ended();
   run_next(self->context);
   __builtin_unreachable();
@@ -202,8 +206,7 @@ void run_grid(int64_t blocks) {
 }  // namespace
 
 Options& options() {
-  static Options all;
-  return all;
+  return all_options;
 }
 
 void set_schedule(const std::string& name, uint64_t seed) {
@@ -225,6 +228,7 @@ void run(const Work& work) {
   machine.arguments = work.arguments;
   machine.cooperative = work.cooperative;
   machine.fault.clear();
+  counting = options().count;
   ++machine.statistics.launches;
   machine.statistics.threads += static_cast<uint64_t>(work.blocks * work.shape->threads);
   random_state = options().seed;
@@ -273,7 +277,7 @@ void make_all_runnable(Block& block) {
 }
 
 void park() {
-  check_stack(*self);
+  if (machine.stacks.left(self->stack, __builtin_frame_address(0)) < kLeastStack) overran_stack(*self);
   if (self->state == State::at_flag) flag_waiters.push_back(self);
   run_next(self->context);
 }

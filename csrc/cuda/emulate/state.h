@@ -92,6 +92,7 @@ struct Machine {
 
 extern Machine machine;
 extern Fiber* self;
+extern bool counting;  // options().count of this launch
 extern bool tracked;  // there is a source compiled as checked; set before any constructor runs
 
 // schedule.cpp
