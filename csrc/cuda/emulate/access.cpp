@@ -36,7 +36,7 @@ inline void check(uintptr_t a, int bytes, int reach, bool write, Kind kind, cons
   Fiber& fiber = *self;
   Allocation* allocation = allocation_of(a, static_cast<size_t>(reach));
   if (allocation == nullptr) {
-    if (kind == Kind::plain && machine.stacks.contains(a)) return;  // a local array
+    if (kind == Kind::plain && machine.stacks.contains(fiber.stack, a)) return;  // a local array
     bad_address(a, bytes, write, pc);
   }
   if (a & static_cast<unsigned>(bytes - 1)) misaligned(a, bytes, write, pc);
@@ -45,14 +45,17 @@ inline void check(uintptr_t a, int bytes, int reach, bool write, Kind kind, cons
 }
 
 inline void access(const void* p, int bytes, bool write, const void* pc) {
-  if (self == nullptr) return;  // host code in the same file
+  if (!watching) return;
+  const Unwatched unwatched;
   ++machine.statistics.accesses;
   check(reinterpret_cast<uintptr_t>(p), bytes, bytes, write, Kind::plain, pc);
 }
 
 }  // namespace
 
-void check_access(const void* p, int bytes, bool write, const void* pc) { access(p, bytes, write, pc); }
+void check_access(const void* p, int bytes, bool write, const void* pc) {
+  check(reinterpret_cast<uintptr_t>(p), bytes, bytes, write, Kind::plain, pc);
+}
 
 void check_atomic(const void* p, int bytes, bool write, const void* pc) {
   check(reinterpret_cast<uintptr_t>(p), bytes, bytes, write, Kind::atomic, pc);

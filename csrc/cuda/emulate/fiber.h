@@ -40,7 +40,8 @@ class Stacks {
   void prepare(Context& context, size_t i, void (*entry)());  // the first switch to it calls entry, which never returns
   bool intact(size_t i) const;
   uintptr_t left(size_t i, const void* frame) const { return reinterpret_cast<uintptr_t>(frame) - bottom(i); }
-  bool contains(uintptr_t address) const { return address - begin_ < size_; }
+  bool contains(uintptr_t address) const { return address - (begin_ - kStride) < size_; }
+  bool contains(size_t i, uintptr_t address) const { return address - bottom(i) < kStackBytes; }
 
  private:
   uintptr_t bottom(size_t i) const { return begin_ + i * kStride; }

@@ -56,9 +56,13 @@ void perform(const Copy& copy) {
 
 }  // namespace
 
-void device_fence() { fence(*self); }
+void device_fence() {
+  const Unwatched unwatched;
+  fence(*self);
+}
 
 void store_flag(unsigned* flag, unsigned value, bool release, Where) {
+  const Unwatched unwatched;
   check_atomic(flag, sizeof *flag, true, __builtin_return_address(0));
   release_flag(*self, flag, release, false);
   *flag = value;
@@ -66,6 +70,7 @@ void store_flag(unsigned* flag, unsigned value, bool release, Where) {
 }
 
 void add_flag(unsigned* flag, unsigned value, bool release, Where) {
+  const Unwatched unwatched;
   check_atomic(flag, sizeof *flag, true, __builtin_return_address(0));
   release_flag(*self, flag, release, true);
   *flag += value;
@@ -73,6 +78,7 @@ void add_flag(unsigned* flag, unsigned value, bool release, Where) {
 }
 
 unsigned load_flag(const unsigned* flag, bool acquire, Where where) {
+  const Unwatched unwatched;
   check_atomic(flag, sizeof *flag, false, __builtin_return_address(0));
   count_loads(*self, flag, where);
   acquire_flag(*self, flag, acquire);
@@ -80,6 +86,7 @@ unsigned load_flag(const unsigned* flag, bool acquire, Where where) {
 }
 
 void wait_flag(const unsigned* flag, unsigned value, bool acquire, Where where) {
+  const Unwatched unwatched;
   check_atomic(flag, sizeof *flag, false, __builtin_return_address(0));
   Fiber& fiber = *self;
   fiber.flag = flag;
@@ -93,6 +100,7 @@ void wait_flag(const unsigned* flag, unsigned value, bool acquire, Where where) 
 }
 
 uint64_t atomic(Atomic op, void* p, size_t bytes, bool is_signed, uint64_t value, uint64_t expected, Where) {
+  const Unwatched unwatched;
   check_atomic(p, static_cast<int>(bytes), true, __builtin_return_address(0));
   auto* flag = static_cast<const unsigned*>(p);
   acquire_flag(*self, flag, false);
@@ -103,6 +111,7 @@ uint64_t atomic(Atomic op, void* p, size_t bytes, bool is_signed, uint64_t value
 }
 
 void async_copy(void* to, const void* from, int bytes, int valid, Where where) {
+  const Unwatched unwatched;
   const void* pc = __builtin_return_address(0);
   Fiber& fiber = *self;
   if (valid < 0 || valid > bytes)
@@ -111,9 +120,13 @@ void async_copy(void* to, const void* from, int bytes, int valid, Where where) {
   fiber.copies.push_back({to, from, bytes, valid, fiber.group, pc});
 }
 
-void async_commit() { ++self->group; }
+void async_commit() {
+  const Unwatched unwatched;
+  ++self->group;
+}
 
 void async_wait(int groups) {
+  const Unwatched unwatched;
   Fiber& fiber = *self;
   size_t left = 0;
   for (const Copy& each : fiber.copies) {

@@ -159,6 +159,7 @@ std::string why_outside(uintptr_t address, size_t bytes) {
       if (m.owner[i] != nullptr) return "that are not live, " + beyond(*m.owner[i], "nearest allocation");
     return "that are not live device memory";
   }
+  if (machine.stacks.contains(address)) return "of another thread's stack or past the end of its own";
   if (address < 4096) return "at a null pointer";
   return "of host memory";
 }

@@ -263,7 +263,7 @@ inline void write_cell(Fiber& fiber, Allocation& a, Cell& cell, uint64_t tag, ui
   const uint64_t mine = Epoch::make(kind == Kind::atomic ? kAtomic : kPlain, tag, fiber);
   const uint64_t w = cell.write, r = cell.read;
   if (kind != Kind::end_copy) {
-    if (w == mine && Epoch::tag(r) != tag) return;
+    if (w == mine && Epoch::tag(r) != tag && kind != Kind::begin_copy) return;
     if (Epoch::kind(w) != kNone && Epoch::tag(w) == tag) {
       const bool both_atomic = kind == Kind::atomic && Epoch::kind(w) == kAtomic;
       if (!both_atomic && (w & Epoch::group_bit || !ordered_one(w, fiber)))

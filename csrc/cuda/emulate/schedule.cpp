@@ -17,6 +17,7 @@ Machine machine;
 Fiber* self = nullptr;
 bool tracked = false;
 bool counting = false;
+bool watching = false;
 
 namespace {
 
@@ -112,7 +113,9 @@ void thread_ended() {
 
 [[noreturn]] void thread_begins() {
   on_entry();
+  watching = true;
   machine.kernel->call(machine.kernel->kernel, machine.arguments);
+  watching = false;
   if (!machine.stacks.intact(self->stack)) overran_stack(*self);
   thread_ended();
   run_next(self->context);

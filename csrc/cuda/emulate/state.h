@@ -92,6 +92,13 @@ struct Machine {
 
 extern Machine machine;
 extern Fiber* self;
+// A kernel's own code runs, not the run time's or the host's, which may share the compiler's copy of some function of the
+// standard library with the kernel's file and must not be checked there.
+extern bool watching;
+struct Unwatched {
+  Unwatched() { watching = false; }
+  ~Unwatched() { watching = true; }
+};
 extern bool counting;  // options().count of this launch
 extern bool tracked;  // there is a source compiled as checked; set before any constructor runs
 

@@ -119,12 +119,16 @@ void come_together(WarpOperation::Kind kind, unsigned mask, Where where) {
   Warp& warp = block.warps[static_cast<size_t>(number)];
   check_mask(warp, mask, lane, where);
   size_t i = 0;
-  while (i < warp.pending.size() && !(warp.pending[i].mask & mask)) ++i;
+  for (const WarpOperation& each : warp.pending) {
+    if (each.mask == mask && each.kind == kind && same(each.where, where)) break;
+    if (each.mask >> lane & 1 && each.arrived & mask)  // the two wait for each other
+      fault("divergent warp: " + name_of(fiber) + " is at " + describe(where) +
+            ", while other lanes of its mask wait at " + describe(each.where) +
+            (each.mask != mask ? " with another mask" : ""));
+    ++i;
+  }
   if (i == warp.pending.size()) warp.pending.push_back({kind, mask, 0, where});
   WarpOperation& operation = warp.pending[i];
-  if (operation.mask != mask || operation.kind != kind || !same(operation.where, where))
-    fault("divergent warp: " + name_of(fiber) + " is at " + describe(where) + ", while other lanes of its mask wait at " +
-          describe(operation.where) + (operation.mask != mask ? " with another mask" : ""));
   operation.arrived |= 1u << lane;
   fiber.state = State::at_warp;
   fiber.where = where;
@@ -140,6 +144,7 @@ void come_together(WarpOperation::Kind kind, unsigned mask, Where where) {
 }  // namespace
 
 void block_barrier(Where where) {
+  const Unwatched unwatched;
   Fiber& fiber = *self;
   Block& block = *fiber.block;
   if (block.exited > 0)
@@ -160,9 +165,13 @@ void block_barrier(Where where) {
   park();
 }
 
-void warp_sync(unsigned mask, Where where) { come_together(WarpOperation::sync, mask, where); }
+void warp_sync(unsigned mask, Where where) {
+  const Unwatched unwatched;
+  come_together(WarpOperation::sync, mask, where);
+}
 
 uint64_t shuffle(unsigned mask, uint64_t value, int source_lane, Where where) {
+  const Unwatched unwatched;
   self->value = value;
   self->source = source_lane;
   come_together(WarpOperation::shuffle, mask, where);
@@ -170,6 +179,7 @@ uint64_t shuffle(unsigned mask, uint64_t value, int source_lane, Where where) {
 }
 
 unsigned vote(Vote kind, unsigned mask, bool yes, Where where) {
+  const Unwatched unwatched;
   self->value = yes;
   const auto operation = kind == Vote::ballot ? WarpOperation::ballot
                          : kind == Vote::any  ? WarpOperation::any
@@ -179,11 +189,13 @@ unsigned vote(Vote kind, unsigned mask, bool yes, Where where) {
 }
 
 void mma_bf16(float* d, const uint32_t* a, const uint32_t* b, Where where) {
+  const Unwatched unwatched;
   self->d = d, self->a = a, self->b = b;
   come_together(WarpOperation::mma, ~0u, where);
 }
 
 void load_matrices(uint32_t* r, const void* row, bool transposed, Where where) {
+  const Unwatched unwatched;
   check_access(row, 16, false, __builtin_return_address(0));
   self->d = reinterpret_cast<float*>(r);
   self->a = static_cast<const uint32_t*>(row);
