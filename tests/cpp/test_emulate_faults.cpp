@@ -184,13 +184,14 @@ void accesses() {
   // Host memory becomes device memory by registering it, and not for longer.
   std::vector<float> host(emulated::kSize, 1.0f);
   emulated::Arrays arrays;
-  arrays.params.x = host.data();
+  Params params = arrays.params;
+  params.x = host.data();
   emulated::emulate::register_memory(host.data(), host.size() * sizeof(float));
-  emulated::check(emulated::run(right, block, arrays.params).empty(), "registered memory is reported");
-  const std::string past = emulated::run(bounds<Bounds::past>, block, arrays.params);
+  emulated::check(emulated::run(right, block, params).empty(), "registered memory is reported");
+  const std::string past = emulated::run(bounds<Bounds::past>, block, params);
   emulated::check(past.find("out of bounds") != std::string::npos, "nothing past the end of registered memory");
   emulated::emulate::unregister_memory(host.data());
-  emulated::check(!emulated::run(right, block, arrays.params).empty(), "memory is registered for ever");
+  emulated::check(!emulated::run(right, block, params).empty(), "memory is registered for ever");
 }
 
 #else

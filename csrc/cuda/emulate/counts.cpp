@@ -95,9 +95,19 @@ void count_block(const Block& block) {
 std::vector<AccessCount> counts() {
   std::vector<AccessCount> all;
   for (const auto& [place, total] : totals) {
-    all.push_back(total);
-    all.back().source = source_at(place.pc);
-    all.back().shared = place.shared, all.back().write = place.write, all.back().bytes = place.bytes;
+    AccessCount count = total;
+    count.source = source_at(place.pc);
+    count.shared = place.shared, count.write = place.write, count.bytes = place.bytes;
+    const auto same = std::find_if(all.begin(), all.end(), [&](const AccessCount& o) {  // the loop was unrolled
+      return o.source == count.source && o.shared == count.shared && o.write == count.write && o.bytes == count.bytes;
+    });
+    if (same == all.end()) {
+      all.push_back(count);
+      continue;
+    }
+    same->times += count.times;
+    same->passes += count.passes, same->ideal += count.ideal;
+    same->sectors += count.sectors, same->useful += count.useful;
   }
   return all;
 }
