@@ -1,0 +1,222 @@
+// R on the chip for all steps although no single SM could hold it: a block keeps the rows (backward: the columns) of
+// its units in registers, takes h (backward: da) of its sequences from L2 at each step, and waits for the other blocks
+// of its batch group at one barrier a step. The grid is unit_groups x batch_groups blocks, all of them resident.
+//
+// A row of R lies over the 32 lanes of a warp, so a sequence's h is read once from shared memory for all rows of the
+// warp, four numbers a lane, without bank conflicts. Sums of 32 (row, sequence) pairs are then added over the lanes by
+// 31 shuffles, which leave one pair in each lane. Backward K is G times as long, and lies over all 256 threads.
+#pragma once
+
+#include "grid.h"
+#include "kernel_common.h"
+
+namespace rnnfast::cuda {
+
+template <class Cell, int N>  // N: numbers of a row of R in a lane
+struct PersistentSize {
+  static constexpr int G = Traits<Cell>::G;
+  static constexpr int warp_units = N <= 16 ? 8 / G : (G <= 4 ? 4 / G : 1);
+  static constexpr int rows = G * warp_units;          // of R, in a warp
+  static constexpr int slots = rows <= 4 ? 4 : 8;      // rows, or the next power of two
+  static constexpr int sequences = 32 / slots;         // whose sums are added over the lanes together
+  static constexpr int units = warp_units * kWarps;    // of a block
+  static constexpr int width = 32 * N;                 // H, padded
+  // From a sequence's pre-activations [unit][gate] to the next's: a warp writes `slots` of each without a conflict.
+  static constexpr int pre_stride = (G * units + 31 - slots) / 32 * 32 + slots;
+  // Backward: k = i * 256 + thread, a thread has them for all of the block's units.
+  static constexpr int k_thread = (G * N + 7) / 8;
+  static constexpr int k_width = k_thread * kThreads;
+  static constexpr int back_sequences = units >= 32 ? 1 : 32 / units;
+  static constexpr int batches = units * back_sequences / 32;
+};
+
+// Of 32 sums in each lane, lane l gets the total of number l. All numbers are added in the same order. Each round
+// exchanges half of what a lane still has; a template, because a loop over rounds would put the array into memory.
+template <int half = 16>
+RNNFAST_DEVICE float add_over_lanes(float (&v)[32]) {
+  const bool upper = (lane_index() & half) != 0;
+  RNNFAST_UNROLL
+  for (int i = 0; i < half; ++i) {
+    const float own = upper ? v[i + half] : v[i], other = upper ? v[i] : v[i + half];
+    v[i] = own + shuffle_xor(kFullMask, other, half);
+  }
+  if constexpr (half > 1) return add_over_lanes<half / 2>(v);
+  return v[0];
+}
+
+// to[n][0 .. padded) = row(n)[0 .. width), which other blocks wrote, and zeros where there is no row.
+template <class Row>
+RNNFAST_DEVICE void load_rows(float* to, int count, int width, int padded, Row row) {
+  constexpr int kAhead = 4;
+  const int quads = padded / 4, all = count * quads;
+  const bool aligned = width % 4 == 0;
+  for (int i0 = thread_index(); i0 < all; i0 += kThreads * kAhead) {
+    Float4 v[kAhead];
+RNNFAST_UNROLL
+    for (int a = 0; a < kAhead; ++a) {
+      const int i = i0 + a * kThreads, k = i % quads * 4;
+      v[a] = Float4{0, 0, 0, 0};
+      if (i >= all || k >= width) continue;
+      const float* from = row(i / quads);
+      if (from == nullptr) continue;
+      if (aligned && (reinterpret_cast<uintptr_t>(from) & 15) == 0) {
+        v[a] = load_l2<Float4>(from + k);
+      } else {
+        v[a].x = load_l2<float>(from + k);
+        if (k + 1 < width) v[a].y = load_l2<float>(from + k + 1);
+        if (k + 2 < width) v[a].z = load_l2<float>(from + k + 2);
+        if (k + 3 < width) v[a].w = load_l2<float>(from + k + 3);
+      }
+    }
+RNNFAST_UNROLL
+    for (int a = 0; a < kAhead; ++a) {
+      const int i = i0 + a * kThreads;
+      if (i < all) store(to + i / quads * padded + i % quads * 4, v[a]);
+    }
+  }
+}
+
+template <class Cell, int N>
+RNNFAST_KERNEL(kThreads, 1) persistent_forward(ForwardLaunch p) {
+  using Size = PersistentSize<Cell, N>;
+  constexpr int G = Size::G, W = Size::width;
+  const ForwardParams& f = p.f;
+  const int hidden = static_cast<int>(f.hidden), chunk = p.grid.chunk, stride = p.grid.batch_groups;
+  const int group = block_x() / p.grid.unit_groups, first_unit = block_x() % p.grid.unit_groups * Size::units;
+  float* h = shared<float>();                 // [chunk][W]
+  float* pre = h + chunk * W;                 // [chunk][pre_stride]
+
+  float w[Size::rows][N];
+RNNFAST_UNROLL
+  for (int r = 0; r < Size::rows; ++r) {
+    const int unit = first_unit + warp_index() * Size::warp_units + r / G;
+    const float* from = f.r + (int64_t{r % G} * hidden + unit) * hidden;
+RNNFAST_UNROLL
+    for (int i = 0; i < N; ++i) {
+      const int k = (i / 4 * 32 + lane_index()) * 4 + i % 4;
+      w[r][i] = unit < hidden && k < hidden ? from[k] : 0.0f;
+    }
+  }
+  const int own_n = thread_index() / Size::units, own_unit = first_unit + thread_index() % Size::units;
+  GridBarrier barrier(p.grid.arrived + group * 32, p.grid.unit_groups);
+
+  for (int64_t s = 0;; ++s) {
+    const int count = count_at(f.seq, s, group, stride);
+    if (count == 0) return;
+    ForwardUnit<Cell> early;
+    if (own_n < count && own_unit < hidden) early = load_unit<Cell>(f, s, group + int64_t{own_n} * stride, own_unit);
+    if (s > 0) barrier.wait();
+    for (int begin = 0; begin < count; begin += chunk) {
+      const int rows = count - begin < chunk ? count - begin : chunk;
+      load_rows(h, round_up(rows, Size::sequences), hidden, W, [&](int n) {
+        return n < rows ? h_before(f, s, group + int64_t{begin + n} * stride) : nullptr;
+      });
+      block_barrier();
+      for (int n0 = 0; n0 < rows; n0 += Size::sequences) {
+        float sum[32] = {};
+RNNFAST_UNROLL
+        for (int i = 0; i < N; i += 4) {
+RNNFAST_UNROLL
+          for (int n = 0; n < Size::sequences; ++n) {
+            const Float4 v = load<Float4>(h + (n0 + n) * W + (i / 4 * 32 + lane_index()) * 4);
+RNNFAST_UNROLL
+            for (int r = 0; r < Size::rows; ++r) {
+              float& to = sum[n * Size::slots + r];
+              to = multiply_add(w[r][i + 3], v.w, multiply_add(w[r][i + 2], v.z, multiply_add(w[r][i + 1], v.y, multiply_add(w[r][i], v.x, to))));
+            }
+          }
+        }
+        const float total = add_over_lanes(sum);
+        const int n = n0 + lane_index() / Size::slots, r = lane_index() % Size::slots;
+        if (r < Size::rows) pre[n * Size::pre_stride + warp_index() * Size::rows + r] = total;
+      }
+      block_barrier();
+      for (int pair = thread_index(); pair < rows * Size::units; pair += kThreads) {
+        const int n = begin + pair / Size::units, unit = first_unit + pair % Size::units;
+        if (unit >= hidden) continue;
+        if (begin > 0 || pair != thread_index()) early = load_unit<Cell>(f, s, group + int64_t{n} * stride, unit);
+        const float* own = pre + pair / Size::units * Size::pre_stride + pair % Size::units * G;
+        finish_unit<Cell>(f, early, unit, [&](int gate) { return own[gate]; });
+      }
+    }
+    barrier.arrive();
+  }
+}
+
+template <class Cell, int N>
+RNNFAST_KERNEL(kThreads, 1) persistent_backward(BackwardLaunch p) {
+  using Size = PersistentSize<Cell, N>;
+  constexpr int G = Size::G, U = Size::units, W = Size::k_width;
+  const BackwardParams& b = p.b;
+  const int hidden = static_cast<int>(b.hidden), chunk = p.grid.chunk, stride = p.grid.batch_groups;
+  const int group = block_x() / p.grid.unit_groups, first_unit = block_x() % p.grid.unit_groups * U;
+  float* da = shared<float>();   // [chunk][W]
+  float* sums = da + chunk * W;  // [warp][chunk][U]
+
+  float w[Size::k_thread][U];
+RNNFAST_UNROLL
+  for (int i = 0; i < Size::k_thread; ++i) {
+    const int k = i * kThreads + thread_index();
+RNNFAST_UNROLL
+    for (int u = 0; u < U; ++u)
+      w[i][u] = k < G * hidden && first_unit + u < hidden ? b.r[int64_t{k} * hidden + first_unit + u] : 0.0f;
+  }
+  const int own_n = thread_index() / U, own_unit = first_unit + thread_index() % U;
+
+  bool first = true;
+  GridBarrier barrier(p.grid.arrived + group * 32, p.grid.unit_groups);
+  for (int64_t s = b.seq.steps - 1; s >= -1; --s) {
+    const int count = count_at(b.seq, s < 0 ? 0 : s, group, stride);
+    if (count == 0) continue;
+    BackwardUnit<Cell> early;
+    if (s >= 0 && own_n < count && own_unit < hidden)
+      early = load_unit<Cell>(b, s, group + int64_t{own_n} * stride, own_unit);
+    if (!first) barrier.wait();
+    first = false;
+    for (int begin = 0; begin < count; begin += chunk) {
+      const int rows = count - begin < chunk ? count - begin : chunk;
+      load_rows(da, round_up(rows, Size::back_sequences), G * hidden, W, [&](int n) -> const float* {
+        const int64_t j = group + int64_t{begin + n} * stride;
+        if (n >= rows || j >= active_at(b.seq, s + 1) || cut_before(b.seq, s + 1, j)) return nullptr;
+        return b.dah + row_of(b.seq, s + 1, j) * G * hidden;
+      });
+      block_barrier();
+      for (int n0 = 0; n0 < rows; n0 += Size::back_sequences) {
+        float sum[Size::batches][32] = {};
+RNNFAST_UNROLL
+        for (int i = 0; i < Size::k_thread; ++i) {
+RNNFAST_UNROLL
+          for (int n = 0; n < Size::back_sequences; ++n) {
+            const float v = da[(n0 + n) * W + i * kThreads + thread_index()];
+RNNFAST_UNROLL
+            for (int u = 0; u < U; ++u) {
+              float& to = sum[(n * U + u) / 32][(n * U + u) % 32];
+              to = multiply_add(w[i][u], v, to);
+            }
+          }
+        }
+RNNFAST_UNROLL
+        for (int batch = 0; batch < Size::batches; ++batch)
+          sums[(warp_index() * chunk + n0) * U + batch * 32 + lane_index()] = add_over_lanes(sum[batch]);
+      }
+      block_barrier();
+      for (int pair = thread_index(); pair < rows * U; pair += kThreads) {
+        const int64_t j = group + int64_t{begin + pair / U} * stride;
+        const int unit = first_unit + pair % U;
+        if (unit >= hidden) continue;
+        float product = 0;
+RNNFAST_UNROLL
+        for (int warp = 0; warp < kWarps; ++warp) product += sums[warp * chunk * U + pair];
+        if (s < 0) {
+          b.carry[0][j * hidden + unit] += product;
+          continue;
+        }
+        if (begin > 0 || pair != thread_index()) early = load_unit<Cell>(b, s, j, unit);
+        finish_unit<Cell>(b, early, j, unit, product, [](int, float) {});
+      }
+    }
+    if (s >= 0) barrier.arrive();
+  }
+}
+
+}  // namespace rnnfast::cuda
