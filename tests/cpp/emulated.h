@@ -1,5 +1,5 @@
-// For the tests of the emulator: a fault is a kernel in two versions, without it and with it planted. The first must run
-// and the second must be reported, in every schedule.
+// For the tests of the emulator: a fault is a kernel in two versions, without it and with it planted. The first must
+// run and the second must be reported, in every schedule.
 #pragma once
 
 #include <cstdio>

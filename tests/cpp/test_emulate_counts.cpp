@@ -40,8 +40,10 @@ void banks(int stride, bool wide, uint64_t passes, uint64_t ideal) {
   const std::string name = "stride " + std::to_string(stride) + (wide ? " of 16 bytes" : "");
   check(all.size() == 1 && all[0].shared && all[0].write && all[0].times == 2, name + ": one place, two warps");
   if (all.size() != 1) return;
-  check(all[0].bytes == (wide ? 16 : 4) && all[0].source.find("test_emulate_counts.cpp:") != std::string::npos, name + ": " + all[0].source);
-  check(all[0].passes == 2 * passes && all[0].ideal == 2 * ideal, name + ": " + std::to_string(all[0].passes) + " passes, ideal " + std::to_string(all[0].ideal));
+  check(all[0].bytes == (wide ? 16 : 4) && all[0].source.find("test_emulate_counts.cpp:") != std::string::npos,
+        name + ": " + all[0].source);
+  check(all[0].passes == 2 * passes && all[0].ideal == 2 * ideal,
+        name + ": " + std::to_string(all[0].passes) + " passes, ideal " + std::to_string(all[0].ideal));
 }
 
 void sectors(int stride, uint64_t sectors, uint64_t useful) {
@@ -50,9 +52,11 @@ void sectors(int stride, uint64_t sectors, uint64_t useful) {
   params.n = stride;
   const auto all = count(touch_global, params, 0);
   const std::string name = "stride " + std::to_string(stride);
-  check(all.size() == 1 && !all[0].shared && !all[0].write && all[0].times == 4, name + ": one place, two warps, twice");
+  check(all.size() == 1 && !all[0].shared && !all[0].write && all[0].times == 4,
+        name + ": one place, two warps, twice");
   if (all.size() == 1)
-    check(all[0].sectors == 4 * sectors && all[0].useful == 4 * useful, name + ": " + std::to_string(all[0].sectors) + " sectors, " + std::to_string(all[0].useful) + " bytes");
+    check(all[0].sectors == 4 * sectors && all[0].useful == 4 * useful,
+          name + ": " + std::to_string(all[0].sectors) + " sectors, " + std::to_string(all[0].useful) + " bytes");
 }
 
 #endif

@@ -11,7 +11,8 @@ using emulated::planted;
 int mine() { return block_x() * block_threads() + thread_index(); }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) two_barriers(Params) {
+RNNFAST_KERNEL(1024, 1)
+two_barriers(Params) {
   if (!fault || thread_index() < 10) {
     block_barrier();
   } else {
@@ -20,24 +21,28 @@ RNNFAST_KERNEL(1024, 1) two_barriers(Params) {
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) thread_returns(Params) {
+RNNFAST_KERNEL(1024, 1)
+thread_returns(Params) {
   if (fault && thread_index() == 5) return;
   block_barrier();
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) one_barrier_more(Params) {
+RNNFAST_KERNEL(1024, 1)
+one_barrier_more(Params) {
   for (int i = 0; i < (fault && thread_index() == 7 ? 3 : 2); ++i) block_barrier();
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) nobody_sets_it(Params p) {
+RNNFAST_KERNEL(1024, 1)
+nobody_sets_it(Params p) {
   if (mine() == 3 && !fault) store_release(p.words, 1);
   if (mine() == 0) wait_acquire(p.words, 1);
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) polls_for_ever(Params p) {
+RNNFAST_KERNEL(1024, 1)
+polls_for_ever(Params p) {
   if (mine() == 0 && fault)
     while (load_acquire(p.words) == 0) {
     }
@@ -52,38 +57,44 @@ RNNFAST_KERNEL(1024, 1) waits_for_a_block(Params p) {
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) lanes_and_barrier(Params) {
+RNNFAST_KERNEL(1024, 1)
+lanes_and_barrier(Params) {
   if (fault && thread_index() == 4) block_barrier();
   warp_sync();
   if (!fault || thread_index() != 4) block_barrier();
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) exited_lane(Params) {
+RNNFAST_KERNEL(1024, 1)
+exited_lane(Params) {
   if (thread_index() % kWarp == 9) return;
   warp_sync(fault ? kFullMask : kFullMask & ~(1u << 9));
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) without_itself(Params) {
+RNNFAST_KERNEL(1024, 1)
+without_itself(Params) {
   const unsigned mask = fault ? 0x7fffffffu : kFullMask;
   if (warp_any(mask, true)) warp_sync();
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) no_such_lane(Params) {  // of 40 threads
+RNNFAST_KERNEL(1024, 1)
+no_such_lane(Params) {  // of 40 threads
   warp_sync(thread_index() < kWarp || fault ? kFullMask : 0xffu);
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) two_masks(Params) {
+RNNFAST_KERNEL(1024, 1)
+two_masks(Params) {
   const bool low = thread_index() % kWarp < 16;
   const unsigned mask = low ? 0xffffu : fault ? kFullMask : 0xffff0000u;
   if (ballot(mask, true) == mask) warp_sync();
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) two_operations(Params) {
+RNNFAST_KERNEL(1024, 1)
+two_operations(Params) {
   if (fault && thread_index() % kWarp == 3) {
     warp_all(kFullMask, true);
   } else {
@@ -92,7 +103,8 @@ RNNFAST_KERNEL(1024, 1) two_operations(Params) {
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) lane_outside(Params) {
+RNNFAST_KERNEL(1024, 1)
+lane_outside(Params) {
   if (thread_index() % kWarp < 8) shuffle(0xffu, 1.0f, fault ? 8 : 7);
 }
 
@@ -102,7 +114,8 @@ __attribute__((noinline)) int use_stack(int depth) {
   return depth > 0 ? use_stack(depth - 1) + all[depth] : all[0];
 }
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) deep(Params) {
+RNNFAST_KERNEL(1024, 1)
+deep(Params) {
   if (use_stack(fault ? 33 : 4) < 100000) block_barrier();
 }
 
@@ -112,7 +125,8 @@ float host_array[4];
 
 enum class Bounds { right, past, before, host, shared, other_block, wide };
 template <Bounds kind>
-RNNFAST_KERNEL(1024, 1) bounds(Params p) {
+RNNFAST_KERNEL(1024, 1)
+bounds(Params p) {
   float* s = shared<float>();
   const bool last = mine() == grid_x() * block_threads() - 1;
   float local[64];  // of the thread: always right
@@ -130,7 +144,8 @@ RNNFAST_KERNEL(1024, 1) bounds(Params p) {
 
 enum class Align { right, wide, two, narrow, copy_from, copy_to };
 template <Align kind>
-RNNFAST_KERNEL(1024, 1) alignment(Params p) {
+RNNFAST_KERNEL(1024, 1)
+alignment(Params p) {
   float* s = shared<float>();
   const int t = thread_index();
   if (kind == Align::right) p.y[t] = load<Float4>(p.x + 4 * t).x + load<Float2>(p.x + 2 * t).y;
@@ -144,14 +159,17 @@ RNNFAST_KERNEL(1024, 1) alignment(Params p) {
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) copy_past_the_end(Params p) {
-  async_copy16(shared<float>() + 4 * thread_index(), p.x + p.n - 4 * (block_threads() - thread_index()) + (fault ? 4 : 0));
+RNNFAST_KERNEL(1024, 1)
+copy_past_the_end(Params p) {
+  async_copy16(shared<float>() + 4 * thread_index(),
+               p.x + p.n - 4 * (block_threads() - thread_index()) + (fault ? 4 : 0));
   async_commit();
   async_wait<0>();
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) copy_to_global(Params p) {
+RNNFAST_KERNEL(1024, 1)
+copy_to_global(Params p) {
   async_copy16(fault ? p.y : shared<float>() + 4 * thread_index(), p.x + 4 * thread_index());
   async_commit();
   async_wait<0>();
@@ -222,10 +240,13 @@ void launches() {
   emulated::emulate::Options& options = emulated::emulate::options();
   const emulated::emulate::Options before = options;
   options.sms = 3;
-  const int64_t one_each = resident_blocks("kernel", kernel, 32, 120 << 10), by_threads = resident_blocks("kernel", kernel, 1024, 0);
-  emulated::check(one_each == 3 && by_threads == 6, "resident blocks: " + std::to_string(one_each) + ", " + std::to_string(by_threads));
+  const int64_t one_each = resident_blocks("kernel", kernel, 32, 120 << 10),
+                by_threads = resident_blocks("kernel", kernel, 1024, 0);
+  emulated::check(one_each == 3 && by_threads == 6,
+                  "resident blocks: " + std::to_string(one_each) + ", " + std::to_string(by_threads));
   emulated::check(launch_cooperative("fits", kernel, {3, 1, 1, 32, 120 << 10, nullptr}, arrays.params), "3 blocks fit");
-  emulated::check(!launch_cooperative("too many", kernel, {4, 1, 1, 32, 120 << 10, nullptr}, arrays.params), "4 do not");
+  emulated::check(!launch_cooperative("too many", kernel, {4, 1, 1, 32, 120 << 10, nullptr}, arrays.params),
+                  "4 do not");
   options.shared_per_block = 99 << 10;
   emulated::check(resident_blocks("kernel", kernel, 32, 120 << 10) == 0, "more shared memory than a block may have");
   options = before;
@@ -238,13 +259,15 @@ int main() {
   planted("two barriers", two_barriers<false>, two_barriers<true>, block, "divergent barrier");
   planted("a thread returns", thread_returns<false>, thread_returns<true>, block, "divergent barrier");
   planted("one barrier more", one_barrier_more<false>, one_barrier_more<true>, block, "divergent barrier");
-  planted("nobody sets the flag", nobody_sets_it<false>, nobody_sets_it<true>, grid, "deadlock: 1 threads wait for ever");
+  planted("nobody sets the flag", nobody_sets_it<false>, nobody_sets_it<true>, grid,
+          "deadlock: 1 threads wait for ever");
   planted("polls", polls_for_ever<false>, polls_for_ever<true>, grid, "loads the same flag for ever");
   planted("waits for a block", waits_for_a_block<false>, waits_for_a_block<true>, block, "a plain launch");
   planted("lanes and barrier", lanes_and_barrier<false>, lanes_and_barrier<true>, {1, 32, false, 0}, "deadlock");
   planted("exited lane", exited_lane<false>, exited_lane<true>, block, "returned");
   planted("mask without itself", without_itself<false>, without_itself<true>, block, "does not name the thread itself");
-  planted("no such lane", no_such_lane<false>, no_such_lane<true>, {1, 40, false, 0}, "lanes that the block does not have");
+  planted("no such lane", no_such_lane<false>, no_such_lane<true>, {1, 40, false, 0},
+          "lanes that the block does not have");
   planted("two masks", two_masks<false>, two_masks<true>, block, "divergent warp");
   planted("two operations", two_operations<false>, two_operations<true>, block, "divergent warp");
   planted("lane outside of the mask", lane_outside<false>, lane_outside<true>, block, "reads lane 8");

@@ -10,7 +10,8 @@ using emulated::planted;
 int mine() { return block_x() * block_threads() + thread_index(); }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) read_after_write(Params p) {
+RNNFAST_KERNEL(1024, 1)
+read_after_write(Params p) {
   float* s = shared<float>();
   s[thread_index()] = p.x[mine()];
   if (!fault) block_barrier();
@@ -18,7 +19,8 @@ RNNFAST_KERNEL(1024, 1) read_after_write(Params p) {
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) write_after_read(Params p) {
+RNNFAST_KERNEL(1024, 1)
+write_after_read(Params p) {
   float* s = shared<float>();
   s[thread_index()] = p.x[mine()];
   block_barrier();
@@ -31,7 +33,8 @@ RNNFAST_KERNEL(1024, 1) write_after_read(Params p) {
 
 // All read one word, which one of them then writes.
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) write_after_broadcast(Params p) {
+RNNFAST_KERNEL(1024, 1)
+write_after_broadcast(Params p) {
   float* s = shared<float>();
   if (thread_index() == 0) s[0] = 1;
   block_barrier();
@@ -42,25 +45,29 @@ RNNFAST_KERNEL(1024, 1) write_after_broadcast(Params p) {
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) global_in_block(Params p) {
+RNNFAST_KERNEL(1024, 1)
+global_in_block(Params p) {
   p.y[mine()] = p.x[mine()];
   if (!fault) block_barrier();
   p.x[mine()] = p.y[block_x() * block_threads() + (thread_index() + 1) % block_threads()];
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) blocks_write_one(Params p) {
+RNNFAST_KERNEL(1024, 1)
+blocks_write_one(Params p) {
   p.y[fault ? thread_index() : mine()] = 1;
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) block_writes_what_others_read(Params p) {
+RNNFAST_KERNEL(1024, 1)
+block_writes_what_others_read(Params p) {
   p.y[mine()] = p.x[0] + p.x[1];
   if (fault && mine() == 70) p.x[0] = 2;
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) lanes(Params p) {
+RNNFAST_KERNEL(1024, 1)
+lanes(Params p) {
   float* s = shared<float>();
   const int first = thread_index() & ~(kWarp - 1), lane = thread_index() & (kWarp - 1);
   for (int i = 0; i < 3; ++i) {
@@ -93,7 +100,8 @@ RNNFAST_KERNEL(1024, 1) shuffle_is_no_barrier(Params p) {
 // Every block reads what all wrote in the step before, as the persistent kernels do.
 enum class Grid { right, none, release_relaxed, acquire_relaxed, no_barrier_before, no_barrier_after };
 template <Grid kind>
-RNNFAST_KERNEL(1024, 1) grid_steps(Params p) {
+RNNFAST_KERNEL(1024, 1)
+grid_steps(Params p) {
   GridBarrier grid(p.words, grid_x());
   float *from = p.x, *to = p.y;
   const int n = grid_x() * block_threads();
@@ -124,7 +132,8 @@ RNNFAST_KERNEL(1024, 1) grid_steps(Params p) {
 // The same barrier from fences and relaxed words.
 enum class Fences { both, none_before, none_after };
 template <Fences kind>
-RNNFAST_KERNEL(1024, 1) fenced_steps(Params p) {
+RNNFAST_KERNEL(1024, 1)
+fenced_steps(Params p) {
   float *from = p.x, *to = p.y;
   const int n = grid_x() * block_threads();
   for (unsigned step = 1; step <= 4; ++step) {
@@ -144,7 +153,8 @@ RNNFAST_KERNEL(1024, 1) fenced_steps(Params p) {
 
 // Each warp announces its own work; no barrier of the block.
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) warps_announce(Params p) {
+RNNFAST_KERNEL(1024, 1)
+warps_announce(Params p) {
   float *from = p.x, *to = p.y;
   const int n = grid_x() * block_threads();
   const auto warps = static_cast<unsigned>(n / kWarp);
@@ -162,7 +172,8 @@ RNNFAST_KERNEL(1024, 1) warps_announce(Params p) {
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) producer_and_consumer(Params p) {
+RNNFAST_KERNEL(1024, 1)
+producer_and_consumer(Params p) {
   if (block_x() == 0) {
     if (thread_index() == 0) {
       p.y[0] = 5;
@@ -193,7 +204,8 @@ RNNFAST_KERNEL(1024, 1) release_covers_the_past(Params p) {
 }
 
 template <bool fault>
-RNNFAST_KERNEL(1024, 1) plain_use_of_a_counter(Params p) {
+RNNFAST_KERNEL(1024, 1)
+plain_use_of_a_counter(Params p) {
   atomic_add(p.words, 1u);
   if (fault && mine() == 5) p.words[0] = 7;
 }
@@ -209,7 +221,8 @@ RNNFAST_KERNEL(1024, 1) narrow(Params p) {
 
 enum class Async { right, no_wait, no_commit, wait_for_fewer, no_barrier, overwritten };
 template <Async kind>
-RNNFAST_KERNEL(1024, 1) asynchronous(Params p) {
+RNNFAST_KERNEL(1024, 1)
+asynchronous(Params p) {
   float* s = shared<float>();
   const int t = thread_index();
   async_copy16(s + 4 * t, p.x + 4 * t);

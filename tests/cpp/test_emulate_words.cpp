@@ -1,5 +1,6 @@
-// The words of device.h give what a GPU gives: values of warp words, mma and ldmatrix by their documented layouts against
-// plain loops, arithmetic of cuda::Vec against the C library, memory that nobody wrote, and the order of the schedules.
+// The words of device.h give what a GPU gives: values of warp words, mma and ldmatrix by their documented layouts
+// against plain loops, arithmetic of cuda::Vec against the C library, memory that nobody wrote, and the order of the
+// schedules.
 #include <algorithm>
 #include <cmath>
 
@@ -36,16 +37,24 @@ void warps() {
     const int lane = t % kWarp, first = t - lane;
     unsigned votes = 0;
     for (int i = 0; i < kWarp; ++i) votes |= static_cast<unsigned>(i % 3 == 0) << i;
-    const int want[8] = {first + (lane + 3) % kWarp, t ^ 7, lane + 5 < kWarp ? t + 5 : t, static_cast<int>(votes & 0xffff),
-                         first == kWarp, first != kWarp, 1, lane < 8 ? lane ^ 1 : -1};
+    const int want[8] = {first + (lane + 3) % kWarp,
+                         t ^ 7,
+                         lane + 5 < kWarp ? t + 5 : t,
+                         static_cast<int>(votes & 0xffff),
+                         first == kWarp,
+                         first != kWarp,
+                         1,
+                         lane < 8 ? lane ^ 1 : -1};
     for (int i = 0; i < 8; ++i)
-      check(a.params.y[8 * t + i] == static_cast<float>(want[i]), "warp word " + std::to_string(i) + " of thread " + std::to_string(t));
+      check(a.params.y[8 * t + i] == static_cast<float>(want[i]),
+            "warp word " + std::to_string(i) + " of thread " + std::to_string(t));
   }
 }
 
 // d (16 x 8, row-major) = a (16 x 16, row-major) b (8 x 16: column by column), both bf16 in x, through shared memory.
 template <bool transposed>
-RNNFAST_KERNEL(1024, 1) matrix_product(Params p) {
+RNNFAST_KERNEL(1024, 1)
+matrix_product(Params p) {
   auto* a = shared<Bf16>();
   Bf16* b = shared<Bf16>(16 * 16 * sizeof(Bf16));
   const int lane = thread_index();
@@ -78,7 +87,8 @@ void matrices() {
       for (int n = 0; n < 8; ++n) {
         double sum = 0.5;
         for (int k = 0; k < 16; ++k) sum += static_cast<double>(a.params.x[16 * m + k]) * a.params.x[256 + 16 * n + k];
-        check(a.params.y[8 * m + n] == static_cast<float>(sum), "mma, row " + std::to_string(m) + " column " + std::to_string(n));
+        check(a.params.y[8 * m + n] == static_cast<float>(sum),
+              "mma, row " + std::to_string(m) + " column " + std::to_string(n));
       }
   }
 }
@@ -87,7 +97,8 @@ RNNFAST_KERNEL(1024, 1) atomics(Params p) {
   atomic_add(p.words, 2u);
   atomic_max(reinterpret_cast<int*>(p.words + 1), thread_index() - 1000);
   atomic_add(reinterpret_cast<unsigned long long*>(p.words + 2), 1ull << 33);
-  atomic_compare_exchange(p.words + 4, static_cast<unsigned>(thread_index()), static_cast<unsigned>(thread_index()) + 1);
+  atomic_compare_exchange(p.words + 4, static_cast<unsigned>(thread_index()),
+                          static_cast<unsigned>(thread_index()) + 1);
   if (thread_index() == 0) store(p.y, static_cast<float>(atomic_exchange(p.words + 5, 3u)));
 }
 
@@ -116,7 +127,8 @@ void poison() {
   check(std::isnan(a.params.y[kSize - 1]), "new device memory is no NaN");
   emulated::run(fill_shared, {1, kThreads, false, 4096}, a.params);
   emulated::run(unwritten, {1, kThreads, false, 4096}, a.params);
-  check(std::isnan(a.params.y[0]) && std::isnan(a.params.y[kThreads - 1]), "shared memory keeps what a launch before wrote");
+  check(std::isnan(a.params.y[0]) && std::isnan(a.params.y[kThreads - 1]),
+        "shared memory keeps what a launch before wrote");
 }
 
 RNNFAST_KERNEL(1024, 1) copies(Params p) {
@@ -164,7 +176,9 @@ void schedules() {
   const int n = 4 * kThreads;
   const std::vector<float> first = order("in_order", 0), last = order("reverse", 0);
   for (int i = 0; i < n; ++i)
-    check(first[static_cast<size_t>(i)] == static_cast<float>(i) && last[static_cast<size_t>(i)] == static_cast<float>(n - 1 - i), "in order, reverse");
+    check(first[static_cast<size_t>(i)] == static_cast<float>(i) &&
+              last[static_cast<size_t>(i)] == static_cast<float>(n - 1 - i),
+          "in order, reverse");
   const std::vector<float> one = order("random", 1), again = order("random", 1), two = order("random", 2);
   check(one == again, "a seed gives one order");
   check(one != two && one != first, "seeds give the same order");
@@ -172,7 +186,8 @@ void schedules() {
   int ahead = -1;  // the block whose threads come first, before and after the barrier
   for (int b = 0; b < 4; ++b)
     if (block[static_cast<size_t>(b * kThreads)] == 0) ahead = b;
-  check(ahead >= 0 && *std::max_element(block.begin() + n + ahead * kThreads, block.begin() + n + (ahead + 1) * kThreads) == kThreads - 1,
+  check(ahead >= 0 && *std::max_element(block.begin() + n + ahead * kThreads,
+                                        block.begin() + n + (ahead + 1) * kThreads) == kThreads - 1,
         "the block ahead is not ahead");
   const std::vector<float> thread = order("thread_ahead", 3);
   const auto leader = std::find(thread.begin(), thread.begin() + n, 0.0f) - thread.begin();
@@ -201,7 +216,8 @@ void arithmetic() {
   const float nan = std::nanf("");
   check(max(Vec(0), Vec(nan)).v != max(Vec(0), Vec(nan)).v, "a NaN passes max");
   check(to_bf16(1.00390625f).bits == 0x3f80 && to_bf16(1.01171875f).bits == 0x3f82, "bf16 rounds ties to even");
-  check(std::isnan(to_float(to_bf16(nan))) && std::isinf(to_float(to_bf16(3.4e38f))), "bf16 of NaN and beyond its range");
+  check(std::isnan(to_float(to_bf16(nan))) && std::isinf(to_float(to_bf16(3.4e38f))),
+        "bf16 of NaN and beyond its range");
   check(low_bf16(pack_bf16(1.5f, -2.0f)) == 1.5f && high_bf16(pack_bf16(1.5f, -2.0f)) == -2.0f, "pack_bf16");
 }
 

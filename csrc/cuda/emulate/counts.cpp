@@ -27,8 +27,8 @@ struct Instruction {  // what the lanes of a warp ask for at once
   uintptr_t address[kLanes];
 };
 
-struct Interval {  // of a block, between two barriers
-  std::map<std::pair<int, Place>, int> turns;  // of each thread
+struct Interval {                                                   // of a block, between two barriers
+  std::map<std::pair<int, Place>, int> turns;                       // of each thread
   std::map<std::tuple<int, int, Place>, Instruction> instructions;  // warp, turn
 };
 
@@ -44,7 +44,8 @@ void count_banks(const Instruction& all, int bytes, AccessCount& total) {
     size_t passes = 0;
     for (int lane = first; lane < first + together; ++lane) {
       if (!(all.lanes >> lane & 1)) continue;
-      for (uintptr_t word = all.address[lane] / kWord; word * kWord < all.address[lane] + static_cast<unsigned>(bytes); ++word) {
+      for (uintptr_t word = all.address[lane] / kWord; word * kWord < all.address[lane] + static_cast<unsigned>(bytes);
+           ++word) {
         words[word % kBanks].insert(word);
         passes = std::max(passes, words[word % kBanks].size());
       }

@@ -41,7 +41,7 @@ rnnfast_switch_stack:
   ret
 .size rnnfast_switch_stack, .-rnnfast_switch_stack
 )");
-constexpr size_t kSaved = 8;     // words: the registers, the return address, and one that aligns
+constexpr size_t kSaved = 8;      // words: the registers, the return address, and one that aligns
 constexpr size_t kEntryWord = 6;  // the return address among them
 #elif defined(__aarch64__)
 asm(R"(

@@ -1,5 +1,5 @@
-// Stacks and the switch between them. Six registers and a stack pointer are all that C++ keeps across a call, so a switch
-// costs some nanoseconds; ucontext would make two system calls.
+// Stacks and the switch between them. Six registers and a stack pointer are all that C++ keeps across a call, so a
+// switch costs some nanoseconds; ucontext would make two system calls.
 //
 // Stacks are small, side by side in one mapping and without guard pages, whose faults would cost more than the kernel;
 // a word at the end of each tells an overflow. Their tops are spread over the sets of the cache.

@@ -21,9 +21,11 @@ void count_loads(Fiber& fiber, const unsigned* flag, Where where) {
   static int times = 0;
   times = last == flag && by == &fiber ? times + 1 : 0;
   last = flag, by = &fiber;
-  if (times > kManyLoads)
-    fault("deadlock: " + name_of(fiber) + " loads the same flag for ever at " + describe(where) +
-          "; wait_acquire and wait_relaxed let others run");
+  if (times > kManyLoads) {
+    report("deadlock: " + name_of(fiber) + " loads the same flag for ever at " + describe(where) +
+           "; wait_acquire and wait_relaxed let others run");
+    stop();
+  }
 }
 
 template <class T>
@@ -114,8 +116,10 @@ void async_copy(void* to, const void* from, int bytes, int valid, Where where) {
   const Unwatched unwatched;
   const void* pc = __builtin_return_address(0);
   Fiber& fiber = *self;
-  if (valid < 0 || valid > bytes)
-    fault(name_of(fiber) + " copies " + std::to_string(valid) + " of 16 bytes at " + describe(where));
+  if (valid < 0 || valid > bytes) {
+    report(name_of(fiber) + " copies " + std::to_string(valid) + " of 16 bytes at " + describe(where));
+    stop();
+  }
   begin_copy(to, from, bytes, valid, pc);
   fiber.copies.push_back({to, from, bytes, valid, fiber.group, pc});
 }

@@ -54,7 +54,7 @@ struct Memory {
   Allocation** owner = nullptr;        // of each granule of the heap; null none
   std::deque<Allocation> allocations;  // stay where they are
   std::vector<Allocation*> unused;
-  size_t top = 0;                      // of the heap so far
+  size_t top = 0;                                 // of the heap so far
   std::map<size_t, std::deque<uintptr_t>> freed;  // by rounded size, the oldest first
   std::deque<Allocation> slots;
   struct Foreign {

@@ -15,7 +15,6 @@
 #define RNNFAST_NO_UNROLL
 #define RNNFAST_PURE __attribute__((const))  // the same for a fiber as long as it lives
 
-
 namespace rnnfast::emulate {
 
 struct Where {
@@ -122,7 +121,8 @@ RNNFAST_DEVICE void block_barrier(RNNFAST_HERE) { emulate::block_barrier(RNNFAST
 RNNFAST_DEVICE void warp_sync(unsigned mask = kFullMask, RNNFAST_HERE) { emulate::warp_sync(mask, RNNFAST_WHERE); }
 template <class T>
 RNNFAST_DEVICE T shuffle(unsigned mask, T value, int source_lane, RNNFAST_HERE) {
-  return emulate::from_word<T>(emulate::shuffle(mask, emulate::to_word(value), source_lane & (kWarp - 1), RNNFAST_WHERE));
+  return emulate::from_word<T>(
+      emulate::shuffle(mask, emulate::to_word(value), source_lane & (kWarp - 1), RNNFAST_WHERE));
 }
 template <class T>
 RNNFAST_DEVICE T shuffle_xor(unsigned mask, T value, int lane_bits, RNNFAST_HERE) {
@@ -173,8 +173,8 @@ RNNFAST_DEVICE void wait_relaxed(const unsigned* flag, unsigned value, RNNFAST_H
 
 template <class T>
 RNNFAST_DEVICE T atomic(emulate::Atomic op, T* p, T value, T expected, emulate::Where where) {
-  return emulate::from_word<T>(emulate::atomic(op, p, sizeof(T), T(-1) < T(0), emulate::to_word(value),
-                                               emulate::to_word(expected), where));
+  return emulate::from_word<T>(
+      emulate::atomic(op, p, sizeof(T), T(-1) < T(0), emulate::to_word(value), emulate::to_word(expected), where));
 }
 template <class T>
 RNNFAST_DEVICE T atomic_add(T* p, T value, RNNFAST_HERE) {
