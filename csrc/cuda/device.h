@@ -55,6 +55,12 @@ inline constexpr unsigned kFullMask = 0xffffffffu;
 
 namespace rnnfast::cuda {
 
+// A line of a kernel, which only the emulator wants to know, and which it can do without.
+struct Site {
+  RNNFAST_DEVICE static constexpr Site here() { return {}; }
+};
+RNNFAST_DEVICE constexpr bool left_out(Site) { return false; }
+
 RNNFAST_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
 RNNFAST_DEVICE int block_threads() { return static_cast<int>(blockDim.x); }
 RNNFAST_DEVICE int block_x() { return static_cast<int>(blockIdx.x); }

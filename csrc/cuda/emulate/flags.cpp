@@ -58,23 +58,24 @@ void perform(const Copy& copy) {
 
 }  // namespace
 
-void device_fence() {
+void device_fence(Where where) {
   const Unwatched unwatched;
+  if (left_out(where)) return;
   fence(*self);
 }
 
-void store_flag(unsigned* flag, unsigned value, bool release, Where) {
+void store_flag(unsigned* flag, unsigned value, bool release, Where where) {
   const Unwatched unwatched;
   check_atomic(flag, sizeof *flag, true, __builtin_return_address(0));
-  release_flag(*self, flag, release, false);
+  release_flag(*self, flag, release && !left_out(where), false);
   *flag = value;
   ++machine.events;
 }
 
-void add_flag(unsigned* flag, unsigned value, bool release, Where) {
+void add_flag(unsigned* flag, unsigned value, bool release, Where where) {
   const Unwatched unwatched;
   check_atomic(flag, sizeof *flag, true, __builtin_return_address(0));
-  release_flag(*self, flag, release, true);
+  release_flag(*self, flag, release && !left_out(where), true);
   *flag += value;
   ++machine.events;
 }
@@ -83,7 +84,7 @@ unsigned load_flag(const unsigned* flag, bool acquire, Where where) {
   const Unwatched unwatched;
   check_atomic(flag, sizeof *flag, false, __builtin_return_address(0));
   count_loads(*self, flag, where);
-  acquire_flag(*self, flag, acquire);
+  acquire_flag(*self, flag, acquire && !left_out(where));
   return *flag;
 }
 
@@ -98,7 +99,7 @@ void wait_flag(const unsigned* flag, unsigned value, bool acquire, Where where) 
     fiber.where = where;
     park();
   }
-  acquire_flag(fiber, flag, acquire);
+  acquire_flag(fiber, flag, acquire && !left_out(where));
 }
 
 uint64_t atomic(Atomic op, void* p, size_t bytes, bool is_signed, uint64_t value, uint64_t expected, Where) {
@@ -129,8 +130,9 @@ void async_commit() {
   ++self->group;
 }
 
-void async_wait(int groups) {
+void async_wait(int groups, Where where) {
   const Unwatched unwatched;
+  if (left_out(where)) return;
   Fiber& fiber = *self;
   size_t left = 0;
   for (const Copy& each : fiber.copies) {

@@ -150,6 +150,7 @@ void come_together(WarpOperation::Kind kind, unsigned mask, Where where) {
 
 void block_barrier(Where where) {
   const Unwatched unwatched;
+  if (left_out(where)) return;
   Fiber& fiber = *self;
   Block& block = *fiber.block;
   if (block.exited > 0) {
@@ -176,6 +177,7 @@ void block_barrier(Where where) {
 
 void warp_sync(unsigned mask, Where where) {
   const Unwatched unwatched;
+  if (left_out(where)) return;
   come_together(WarpOperation::sync, mask, where);
 }
 
