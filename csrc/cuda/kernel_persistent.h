@@ -44,36 +44,121 @@ RNNFAST_DEVICE float add_over_lanes(float (&v)[32]) {
   return v[0];
 }
 
-// to[n][0 .. padded) = row(n)[0 .. width), which other blocks wrote, and zeros where there is no row.
+// The same for the first `few` numbers alone, in lanes 0 .. few - 1 (and again in the others): each total has the same
+// bits as from add_over_lanes.
+template <int few, int half = 16>
+RNNFAST_DEVICE float add_few_over_lanes(float (&v)[32]) {
+  if constexpr (half < few) {
+    return add_over_lanes<half>(v);
+  } else {
+    RNNFAST_UNROLL
+    for (int i = 0; i < few; ++i) v[i] = v[i] + shuffle_xor(kFullMask, v[i], half);
+    return add_few_over_lanes<few, half / 2>(v);
+  }
+}
+
+// to[n][0 .. padded) = row(n)[0 .. width), which other blocks wrote, and zeros where there is no row. Behind the
+// threads' backs where rows are aligned, as one group of copies; else in batches of loads. `somewhere`: any address.
 template <class Row>
-RNNFAST_DEVICE void load_rows(float* to, int count, int width, int padded, Row row) {
+RNNFAST_DEVICE void load_rows(float* to, int count, int width, int padded, const float* somewhere, Row row) {
   constexpr int kAhead = 4;
   const int quads = padded / 4, all = count * quads;
-  const bool aligned = width % 4 == 0;
+  if (width % 4 == 0) {
+    for (int i = thread_index(); i < all; i += kThreads) {
+      const int k = i % quads * 4;
+      const float* from = k < width ? row(i / quads) : nullptr;
+      async_copy16(to + i / quads * padded + k, from != nullptr ? from + k : somewhere, from != nullptr ? 16 : 0);
+    }
+    return;
+  }
   for (int i0 = thread_index(); i0 < all; i0 += kThreads * kAhead) {
     Float4 v[kAhead];
-RNNFAST_UNROLL
+    RNNFAST_UNROLL
     for (int a = 0; a < kAhead; ++a) {
       const int i = i0 + a * kThreads, k = i % quads * 4;
       v[a] = Float4{0, 0, 0, 0};
       if (i >= all || k >= width) continue;
       const float* from = row(i / quads);
       if (from == nullptr) continue;
-      if (aligned && (reinterpret_cast<uintptr_t>(from) & 15) == 0) {
-        v[a] = load_l2<Float4>(from + k);
-      } else {
-        v[a].x = load_l2<float>(from + k);
-        if (k + 1 < width) v[a].y = load_l2<float>(from + k + 1);
-        if (k + 2 < width) v[a].z = load_l2<float>(from + k + 2);
-        if (k + 3 < width) v[a].w = load_l2<float>(from + k + 3);
-      }
+      v[a].x = load_l2<float>(from + k);
+      if (k + 1 < width) v[a].y = load_l2<float>(from + k + 1);
+      if (k + 2 < width) v[a].z = load_l2<float>(from + k + 2);
+      if (k + 3 < width) v[a].w = load_l2<float>(from + k + 3);
     }
-RNNFAST_UNROLL
+    RNNFAST_UNROLL
     for (int a = 0; a < kAhead; ++a) {
       const int i = i0 + a * kThreads;
       if (i < all) store(to + i / quads * padded + i % quads * 4, v[a]);
     }
   }
+}
+
+// Calls load(n0, n1) for up to four parts of `rows` sequences, then use(n0, n1) for each, behind a barrier, as soon as it
+// has come: the rest is still on its way. Parts are of whole multiples of `granule`.
+template <int granule, class Load, class Use>
+RNNFAST_DEVICE void in_parts(int rows, Load load, Use use) {
+  constexpr int kParts = 4;
+  const int part = round_up((rows + kParts - 1) / kParts, granule), end = round_up(rows, granule);
+  for (int i = 0; i < kParts; ++i) {
+    if (i * part < end) load(i * part, i * part + part < end ? i * part + part : end);
+    async_commit();
+  }
+  const auto take = [&](int i) {
+    block_barrier();
+    use(i * part, i * part + part < end ? i * part + part : end);
+  };
+  async_wait<3>();
+  take(0);
+  async_wait<2>();
+  if (part < end) take(1);
+  async_wait<1>();
+  if (2 * part < end) take(2);
+  async_wait<0>();
+  if (3 * part < end) take(3);
+}
+
+// pre[n ..][unit][gate] of `sequences` sequences, Size::sequences or 1, from h [sequence][width].
+template <class Size, int N, int sequences>
+RNNFAST_DEVICE void forward_sums(const float (&w)[Size::rows][N], const float* h, float* pre, int first) {
+  float sum[32] = {};
+  RNNFAST_UNROLL
+  for (int i = 0; i < N; i += 4) {
+    RNNFAST_UNROLL
+    for (int n = 0; n < sequences; ++n) {
+      const Float4 v = load<Float4>(h + n * Size::width + (i / 4 * 32 + lane_index()) * 4);
+      RNNFAST_UNROLL
+      for (int r = 0; r < Size::rows; ++r) {
+        float& to = sum[n * Size::slots + r];
+        to = multiply_add(w[r][i], v.x, to);
+        to = multiply_add(w[r][i + 1], v.y, to);
+        to = multiply_add(w[r][i + 2], v.z, to);
+        to = multiply_add(w[r][i + 3], v.w, to);
+      }
+    }
+  }
+  const float total = sequences == 1 ? add_few_over_lanes<Size::slots>(sum) : add_over_lanes(sum);
+  const int n = lane_index() / Size::slots, r = lane_index() % Size::slots;
+  if (n < sequences && r < Size::rows) pre[(first + n) * Size::pre_stride + warp_index() * Size::rows + r] = total;
+}
+
+// This warp's part of the sums [sequence][unit] of Size::back_sequences sequences from da [sequence][k_width].
+template <class Size>
+RNNFAST_DEVICE void backward_sums(const float (&w)[Size::k_thread][Size::units], const float* da, float* sums) {
+  float sum[Size::batches][32] = {};
+  RNNFAST_UNROLL
+  for (int i = 0; i < Size::k_thread; ++i) {
+    RNNFAST_UNROLL
+    for (int n = 0; n < Size::back_sequences; ++n) {
+      const float v = da[n * Size::k_width + i * kThreads + thread_index()];
+      RNNFAST_UNROLL
+      for (int u = 0; u < Size::units; ++u) {
+        const int at = n * Size::units + u;
+        sum[at / 32][at % 32] = multiply_add(w[i][u], v, sum[at / 32][at % 32]);
+      }
+    }
+  }
+  RNNFAST_UNROLL
+  for (int batch = 0; batch < Size::batches; ++batch) sums[batch * 32 + lane_index()] = add_over_lanes(sum[batch]);
 }
 
 template <class Cell, int N>
@@ -108,28 +193,22 @@ RNNFAST_UNROLL
     if (s > 0) barrier.wait();
     for (int begin = 0; begin < count; begin += chunk) {
       const int rows = count - begin < chunk ? count - begin : chunk;
-      load_rows(h, round_up(rows, Size::sequences), hidden, W, [&](int n) {
-        return n < rows ? h_before(f, s, group + int64_t{begin + n} * stride) : nullptr;
-      });
-      block_barrier();
-      for (int n0 = 0; n0 < rows; n0 += Size::sequences) {
-        float sum[32] = {};
-RNNFAST_UNROLL
-        for (int i = 0; i < N; i += 4) {
-RNNFAST_UNROLL
-          for (int n = 0; n < Size::sequences; ++n) {
-            const Float4 v = load<Float4>(h + (n0 + n) * W + (i / 4 * 32 + lane_index()) * 4);
-RNNFAST_UNROLL
-            for (int r = 0; r < Size::rows; ++r) {
-              float& to = sum[n * Size::slots + r];
-              to = multiply_add(w[r][i + 3], v.w, multiply_add(w[r][i + 2], v.z, multiply_add(w[r][i + 1], v.y, multiply_add(w[r][i], v.x, to))));
+      in_parts<Size::sequences>(
+          rows,
+          [&](int n0, int n1) {
+            load_rows(h + n0 * W, n1 - n0, hidden, W, f.r, [&](int n) {
+              return n0 + n < rows ? h_before(f, s, group + int64_t{begin + n0 + n} * stride) : nullptr;
+            });
+          },
+          [&](int n0, int n1) {
+            for (int n = n0; n < n1; n += Size::sequences) {
+              if (rows - n > 1) {
+                forward_sums<Size, N, Size::sequences>(w, h + n * W, pre, n);
+              } else {
+                forward_sums<Size, N, 1>(w, h + n * W, pre, n);
+              }
             }
-          }
-        }
-        const float total = add_over_lanes(sum);
-        const int n = n0 + lane_index() / Size::slots, r = lane_index() % Size::slots;
-        if (r < Size::rows) pre[n * Size::pre_stride + warp_index() * Size::rows + r] = total;
-      }
+          });
       block_barrier();
       for (int pair = thread_index(); pair < rows * Size::units; pair += kThreads) {
         const int n = begin + pair / Size::units, unit = first_unit + pair % Size::units;
@@ -175,30 +254,19 @@ RNNFAST_UNROLL
     first = false;
     for (int begin = 0; begin < count; begin += chunk) {
       const int rows = count - begin < chunk ? count - begin : chunk;
-      load_rows(da, round_up(rows, Size::back_sequences), G * hidden, W, [&](int n) -> const float* {
-        const int64_t j = group + int64_t{begin + n} * stride;
-        if (n >= rows || j >= active_at(b.seq, s + 1) || cut_before(b.seq, s + 1, j)) return nullptr;
-        return b.dah + row_of(b.seq, s + 1, j) * G * hidden;
-      });
-      block_barrier();
-      for (int n0 = 0; n0 < rows; n0 += Size::back_sequences) {
-        float sum[Size::batches][32] = {};
-RNNFAST_UNROLL
-        for (int i = 0; i < Size::k_thread; ++i) {
-RNNFAST_UNROLL
-          for (int n = 0; n < Size::back_sequences; ++n) {
-            const float v = da[(n0 + n) * W + i * kThreads + thread_index()];
-RNNFAST_UNROLL
-            for (int u = 0; u < U; ++u) {
-              float& to = sum[(n * U + u) / 32][(n * U + u) % 32];
-              to = multiply_add(w[i][u], v, to);
-            }
-          }
-        }
-RNNFAST_UNROLL
-        for (int batch = 0; batch < Size::batches; ++batch)
-          sums[(warp_index() * chunk + n0) * U + batch * 32 + lane_index()] = add_over_lanes(sum[batch]);
-      }
+      in_parts<Size::back_sequences>(
+          rows,
+          [&](int n0, int n1) {
+            load_rows(da + n0 * W, n1 - n0, G * hidden, W, b.r, [&](int n) -> const float* {
+              const int64_t j = group + int64_t{begin + n0 + n} * stride;
+              if (n0 + n >= rows || j >= active_at(b.seq, s + 1) || cut_before(b.seq, s + 1, j)) return nullptr;
+              return b.dah + row_of(b.seq, s + 1, j) * G * hidden;
+            });
+          },
+          [&](int n0, int n1) {
+            for (int n = n0; n < n1; n += Size::back_sequences)
+              backward_sums<Size>(w, da + n * W, sums + (warp_index() * chunk + n) * U);
+          });
       block_barrier();
       for (int pair = thread_index(); pair < rows * U; pair += kThreads) {
         const int64_t j = group + int64_t{begin + pair / U} * stride;

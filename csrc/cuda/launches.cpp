@@ -1,7 +1,9 @@
 #include "launches.h"
 
 #include <algorithm>
-#include <initializer_list>
+#include <map>
+#include <mutex>
+#include <tuple>
 
 #include "gemm.h"
 #include "rows.h"
@@ -24,6 +26,17 @@ int chunk_that_fits(int64_t fixed, int64_t floats, int granule, int wanted) {
   return static_cast<int>(std::min<int64_t>(chunk, room / floats / granule * granule));
 }
 
+// Asked once for each kernel, size and device: the answer takes longer than a launch.
+template <class Kernel>
+int64_t resident(const char* name, Kernel kernel, size_t shared_bytes) {
+  static std::mutex mutex;
+  static std::map<std::tuple<Kernel, size_t, int, int>, int64_t> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto [found, fresh] = known.try_emplace({kernel, shared_bytes, current_device(), device().sms}, 0);
+  if (fresh) found->second = resident_blocks(name, kernel, kThreads, shared_bytes);
+  return found->second;
+}
+
 template <class Kernel>
 bool plan_small(Kernel kernel, int64_t fixed, int64_t floats, int64_t batch, LaunchPlan& plan) {
   const int wanted = static_cast<int>(std::min<int64_t>(ceil_div(batch, device().sms), kMostSequences));
@@ -32,7 +45,7 @@ bool plan_small(Kernel kernel, int64_t fixed, int64_t floats, int64_t batch, Lau
   const int64_t blocks = ceil_div(batch, std::min(wanted, chunk));
   plan = {Recurrence::small, 0, static_cast<int>(blocks), static_cast<size_t>(fixed + chunk * floats) * sizeof(float),
           {1, static_cast<int>(blocks), chunk, nullptr}};
-  return resident_blocks("small", kernel, kThreads, plan.shared_bytes) > 0;
+  return resident("small", kernel, plan.shared_bytes) > 0;
 }
 
 template <class Kernel>
@@ -46,9 +59,8 @@ bool plan_persistent(const Kernel* kernels, const PersistentShape* shapes, int64
   const int64_t floats = back ? shape.backward_floats : shape.forward_floats;
   const int64_t unit_groups = ceil_div(hidden, shape.units);
   const auto groups_of = [&](int chunk) {
-    const int64_t resident =
-        resident_blocks("persistent", kernels[size], kThreads, static_cast<size_t>(chunk * floats) * sizeof(float));
-    return std::min(resident / unit_groups, ceil_div(batch, granule));
+    const int64_t at_once = resident("persistent", kernels[size], static_cast<size_t>(chunk * floats) * sizeof(float));
+    return std::min(at_once / unit_groups, ceil_div(batch, granule));
   };
   int chunk = chunk_that_fits(0, floats, granule, 16);
   if (chunk == 0) return false;

@@ -30,6 +30,31 @@ inline Memory pooled_memory(size_t bytes, Stream stream) {
   return {std::shared_ptr<void>(data, [stream](void* p) { free_async(p, stream); }), data};
 }
 
+// Takes memory in blocks and hands it out in pieces, because a call needs some tens of small buffers, and an allocator in
+// Python takes microseconds for each. A piece keeps its block. The emulator knows where allocations end, so there each
+// piece is one.
+class Arena {
+ public:
+  explicit Arena(Allocator source) : source_(std::move(source)) {}
+  Memory operator()(size_t bytes) {
+#ifdef RNNFAST_EMULATE
+    return source_(bytes);
+#else
+    constexpr size_t kBlock = size_t{1} << 20, kAlign = 256;
+    bytes = (bytes + kAlign - 1) / kAlign * kAlign;
+    if (bytes >= kBlock / 4) return source_(bytes);
+    if (used_ + bytes > kBlock || block_.data == nullptr) block_ = source_(kBlock), used_ = 0;
+    used_ += bytes;
+    return {block_.owner, static_cast<char*>(block_.data) + used_ - bytes};
+#endif
+  }
+
+ private:
+  Allocator source_;
+  Memory block_;
+  size_t used_ = 0;
+};
+
 template <class T>
 class DeviceBuffer {
  public:

@@ -24,7 +24,7 @@ struct Packer {
 DeviceSchedule::DeviceSchedule(const BatchLayout& layout, const Context& context) : host_(layout) {
   const ScheduleView view = host_.view();
   const bool ragged = host_.ragged();
-  if ((!ragged && view.cut == nullptr) || view.rows == 0) return;
+  if ((!ragged && view.cut == nullptr) || view.batch == 0) return;
   Packer packer;
   size_t offset = 0, active = 0, length = 0, order = 0, time = 0, cut = 0;
   if (ragged) {

@@ -11,6 +11,7 @@ In a build with RNNFAST_CUDA=EMULATE the device is emulated on the CPU: for test
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -20,13 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_cuda: Any = None
+_missing = "this build of rnnfast has no GPU kernels (build it with RNNFAST_CUDA=ON)"
 try:
-    from . import _cuda
+    _cuda = importlib.import_module("rnnfast._cuda")
+except ModuleNotFoundError:
+    pass
 except ImportError as error:
-    _cuda = None  # type: ignore[assignment]
-    _missing = f"this build of rnnfast has no GPU kernels (build it with RNNFAST_CUDA=ON; {error})"
-else:
-    _missing = ""
+    _missing = f"the GPU kernels of rnnfast cannot be loaded: {error}"
 
 __all__ = ["DeviceArray", "available", "describe", "problem", "recurrence", "synchronize"]
 

@@ -20,8 +20,8 @@ T* pointer(uintptr_t address) {
 // allocate(nbytes) -> (address, owner); the owner is kept as long as the memory. Null: CUDA's own pool. The caller has
 // let go of the GIL.
 inline Allocator allocator_of(const py::object& allocate, Stream stream) {
-  if (allocate.is_none()) return [stream](size_t bytes) { return pooled_memory(bytes, stream); };
-  return [allocate](size_t bytes) {
+  if (allocate.is_none()) return Arena([stream](size_t bytes) { return pooled_memory(bytes, stream); });
+  return Arena([allocate](size_t bytes) {
     const py::gil_scoped_acquire gil;
     const auto made = allocate(bytes).cast<py::tuple>();
     const auto drop = [](void* object) {
@@ -30,7 +30,7 @@ inline Allocator allocator_of(const py::object& allocate, Stream stream) {
     };
     py::object owner = made[1];
     return Memory{std::shared_ptr<void>(owner.release().ptr(), drop), pointer<void>(made[0].cast<uintptr_t>())};
-  };
+  });
 }
 
 }  // namespace rnnfast::cuda
