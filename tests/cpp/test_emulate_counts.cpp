@@ -20,8 +20,6 @@ RNNFAST_KERNEL(1024, 1) touch_global(Params p) {
   if (sum < 0) store(p.y, sum);
 }
 
-#if defined(RNNFAST_EMULATE_CHECKED)
-
 std::vector<emulated::emulate::AccessCount> count(emulated::Kernel kernel, const Params& params, size_t shared_bytes) {
   emulated::emulate::clear_counts();
   emulated::emulate::options().count = true;
@@ -59,12 +57,9 @@ void sectors(int stride, uint64_t sectors, uint64_t useful) {
           name + ": " + std::to_string(all[0].sectors) + " sectors, " + std::to_string(all[0].useful) + " bytes");
 }
 
-#endif
-
 }  // namespace
 
 int main() {
-#if defined(RNNFAST_EMULATE_CHECKED)
   banks(1, false, 1, 1);
   banks(2, false, 2, 1);
   banks(32, false, 32, 1);
@@ -76,9 +71,5 @@ int main() {
   sectors(8, 32, 128);
   sectors(0, 1, 4);
   sectors(2, 8, 128);
-#else
-  std::printf("accesses are counted in checked builds only\n");
-  (void)touch_shared, (void)touch_global;
-#endif
   return emulated::failures > 0;
 }
