@@ -55,6 +55,12 @@ inline constexpr unsigned kFullMask = 0xffffffffu;
 
 namespace rnnfast::cuda {
 
+// A line of a kernel, which only the emulator wants to know, and which it can do without.
+struct Site {
+  RNNFAST_DEVICE static constexpr Site here() { return {}; }
+};
+RNNFAST_DEVICE constexpr bool left_out(Site) { return false; }
+
 RNNFAST_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
 RNNFAST_DEVICE int block_threads() { return static_cast<int>(blockDim.x); }
 RNNFAST_DEVICE int block_x() { return static_cast<int>(blockIdx.x); }
@@ -210,16 +216,16 @@ RNNFAST_DEVICE void store_once(void* p, W value) {
 // async_wait<n> waits until all but the last n groups of this thread are there, for this thread: others need a barrier
 // too. Of the 16 bytes, those beyond `valid` (0 to 16) become zero and are not read.
 RNNFAST_DEVICE void async_copy16(void* to_shared, const void* from_global, int valid = 16) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                   static_cast<unsigned>(__cvta_generic_to_shared(to_shared))),
-               "l"(from_global), "r"(valid)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to_shared))),
+      "l"(from_global), "r"(valid)
+      : "memory");
 }
 RNNFAST_DEVICE void async_copy4(void* to_shared, const void* from_global) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(
-                   static_cast<unsigned>(__cvta_generic_to_shared(to_shared))),
-               "l"(from_global)
-               : "memory");
+  asm volatile(
+      "cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to_shared))),
+      "l"(from_global)
+      : "memory");
 }
 RNNFAST_DEVICE void async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int groups>

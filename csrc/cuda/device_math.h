@@ -1,4 +1,5 @@
-// One float as the vector type of the cells: csrc/cells/ compiles for the device unchanged with V = cuda::Vec. And bf16.
+// One float as the vector type of the cells: csrc/cells/ compiles for the device unchanged with V = cuda::Vec. And
+// bf16.
 #pragma once
 
 #include <cmath>

@@ -14,18 +14,20 @@ class GridBarrier {
   // counter: one word of global memory for these blocks alone, zero when the launch begins; blocks: how many they are.
   RNNFAST_DEVICE GridBarrier(unsigned* counter, int blocks) : counter_(counter), blocks_(blocks), target_(0) {}
 
-  RNNFAST_DEVICE void arrive() {
+  RNNFAST_DEVICE void arrive(Site site = Site::here()) {
+    if (left_out(site)) return;
     block_barrier();
     target_ += static_cast<unsigned>(blocks_);
     if (thread_index() == 0) add_release(counter_, 1);
   }
-  RNNFAST_DEVICE void wait() {
+  RNNFAST_DEVICE void wait(Site site = Site::here()) {
+    if (left_out(site)) return;
     if (thread_index() == 0) wait_acquire(counter_, target_);
     block_barrier();
   }
-  RNNFAST_DEVICE void sync() {
-    arrive();
-    wait();
+  RNNFAST_DEVICE void sync(Site site = Site::here()) {
+    arrive(site);
+    wait(site);
   }
 
  private:

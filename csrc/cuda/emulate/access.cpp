@@ -13,16 +13,18 @@ namespace rnnfast::emulate {
 namespace {
 
 [[noreturn]] __attribute__((cold, noinline)) void bad_address(uintptr_t a, int bytes, bool write, const void* pc) {
-  fault("out of bounds: " + name_of(*self) + (write ? " writes " : " reads ") + std::to_string(bytes) + " bytes " +
-            why_outside(a, static_cast<size_t>(bytes)),
-        pc);
+  report("out of bounds: " + name_of(*self) + (write ? " writes " : " reads ") + std::to_string(bytes) + " bytes " +
+             why_outside(a, static_cast<size_t>(bytes)),
+         pc);
+  stop();
 }
 
 [[noreturn]] __attribute__((cold, noinline)) void misaligned(uintptr_t a, int bytes, bool write, const void* pc) {
-  fault("misaligned: " + name_of(*self) + (write ? " writes " : " reads ") + std::to_string(bytes) +
-            " bytes at an address that is " + std::to_string(a % static_cast<unsigned>(bytes)) + " beyond a multiple of " +
-            std::to_string(bytes),
-        pc);
+  report("misaligned: " + name_of(*self) + (write ? " writes " : " reads ") + std::to_string(bytes) +
+             " bytes at an address that is " + std::to_string(a % static_cast<unsigned>(bytes)) +
+             " beyond a multiple of " + std::to_string(bytes),
+         pc);
+  stop();
 }
 
 inline Allocation* allocation_of(uintptr_t a, size_t bytes) {
@@ -36,7 +38,7 @@ inline void check(uintptr_t a, int bytes, int reach, bool write, Kind kind, cons
   Fiber& fiber = *self;
   Allocation* allocation = allocation_of(a, static_cast<size_t>(reach));
   if (allocation == nullptr) {
-    if (kind == Kind::plain && machine.stacks.contains(a)) return;  // a local array
+    if (kind == Kind::plain && machine.stacks.contains(fiber.stack, a)) return;  // a local array
     bad_address(a, bytes, write, pc);
   }
   if (a & static_cast<unsigned>(bytes - 1)) misaligned(a, bytes, write, pc);
@@ -45,14 +47,17 @@ inline void check(uintptr_t a, int bytes, int reach, bool write, Kind kind, cons
 }
 
 inline void access(const void* p, int bytes, bool write, const void* pc) {
-  if (self == nullptr) return;  // host code in the same file
+  if (!watching) return;
+  const Unwatched unwatched;
   ++machine.statistics.accesses;
   check(reinterpret_cast<uintptr_t>(p), bytes, bytes, write, Kind::plain, pc);
 }
 
 }  // namespace
 
-void check_access(const void* p, int bytes, bool write, const void* pc) { access(p, bytes, write, pc); }
+void check_access(const void* p, int bytes, bool write, const void* pc) {
+  check(reinterpret_cast<uintptr_t>(p), bytes, bytes, write, Kind::plain, pc);
+}
 
 void check_atomic(const void* p, int bytes, bool write, const void* pc) {
   check(reinterpret_cast<uintptr_t>(p), bytes, bytes, write, Kind::atomic, pc);
@@ -62,8 +67,10 @@ void begin_copy(const void* to, const void* from, int bytes, int valid, const vo
   if (valid > 0) check(reinterpret_cast<uintptr_t>(from), bytes, valid, false, Kind::plain, pc);
   const auto a = reinterpret_cast<uintptr_t>(to);
   const Allocation& mine = *self->block->shared;
-  if (a < mine.begin || a >= mine.end)
-    fault("out of bounds: " + name_of(*self) + " copies asynchronously to what is not its block's shared memory", pc);
+  if (a < mine.begin || a >= mine.end) {
+    report("out of bounds: " + name_of(*self) + " copies asynchronously to what is not its block's shared memory", pc);
+    stop();
+  }
   check(a, bytes, bytes, true, Kind::begin_copy, pc);
 }
 
@@ -109,9 +116,9 @@ void write16(void* p, Wide value) {
 
 // What the compiler calls.
 #define RNNFAST_HOOK(name) extern "C" __attribute__((visibility("hidden"))) void __tsan_##name
-#define RNNFAST_HOOKS(bytes)                                                           \
-  RNNFAST_HOOK(read##bytes)(const void* p) { access(p, bytes, false, RNNFAST_PC); }    \
-  RNNFAST_HOOK(write##bytes)(const void* p) { access(p, bytes, true, RNNFAST_PC); }    \
+#define RNNFAST_HOOKS(bytes)                                                                  \
+  RNNFAST_HOOK(read##bytes)(const void* p) { access(p, bytes, false, RNNFAST_PC); }           \
+  RNNFAST_HOOK(write##bytes)(const void* p) { access(p, bytes, true, RNNFAST_PC); }           \
   RNNFAST_HOOK(unaligned_read##bytes)(const void* p) { access(p, bytes, false, RNNFAST_PC); } \
   RNNFAST_HOOK(unaligned_write##bytes)(const void* p) { access(p, bytes, true, RNNFAST_PC); }
 RNNFAST_HOOKS(2)

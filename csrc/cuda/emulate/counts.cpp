@@ -27,8 +27,8 @@ struct Instruction {  // what the lanes of a warp ask for at once
   uintptr_t address[kLanes];
 };
 
-struct Interval {  // of a block, between two barriers
-  std::map<std::pair<int, Place>, int> turns;  // of each thread
+struct Interval {                                                   // of a block, between two barriers
+  std::map<std::pair<int, Place>, int> turns;                       // of each thread
   std::map<std::tuple<int, int, Place>, Instruction> instructions;  // warp, turn
 };
 
@@ -44,7 +44,8 @@ void count_banks(const Instruction& all, int bytes, AccessCount& total) {
     size_t passes = 0;
     for (int lane = first; lane < first + together; ++lane) {
       if (!(all.lanes >> lane & 1)) continue;
-      for (uintptr_t word = all.address[lane] / kWord; word * kWord < all.address[lane] + static_cast<unsigned>(bytes); ++word) {
+      for (uintptr_t word = all.address[lane] / kWord; word * kWord < all.address[lane] + static_cast<unsigned>(bytes);
+           ++word) {
         words[word % kBanks].insert(word);
         passes = std::max(passes, words[word % kBanks].size());
       }
@@ -95,9 +96,19 @@ void count_block(const Block& block) {
 std::vector<AccessCount> counts() {
   std::vector<AccessCount> all;
   for (const auto& [place, total] : totals) {
-    all.push_back(total);
-    all.back().source = source_at(place.pc);
-    all.back().shared = place.shared, all.back().write = place.write, all.back().bytes = place.bytes;
+    AccessCount count = total;
+    count.source = source_at(place.pc);
+    count.shared = place.shared, count.write = place.write, count.bytes = place.bytes;
+    const auto same = std::find_if(all.begin(), all.end(), [&](const AccessCount& o) {  // the loop was unrolled
+      return o.source == count.source && o.shared == count.shared && o.write == count.write && o.bytes == count.bytes;
+    });
+    if (same == all.end()) {
+      all.push_back(count);
+      continue;
+    }
+    same->times += count.times;
+    same->passes += count.passes, same->ideal += count.ideal;
+    same->sectors += count.sectors, same->useful += count.useful;
   }
   return all;
 }

@@ -1,10 +1,11 @@
 // How a test steers the emulator, and what it learns from it.
 //
-// A launch runs at once, on the thread that makes it, and all that is wrong with it ends it with a Fault. What is found:
-// barriers and warp operations that not all named threads come to; threads that wait for ever; accesses outside of live
-// device memory or the block's shared buffer, or not aligned to their size; two accesses to the same bytes, one of them
-// a write, that neither a barrier nor a released and acquired flag orders; in every schedule the last one does not depend
-// on which thread happened to come first. Accesses are seen only in sources compiled as `checked` (cmake/cuda.cmake).
+// A launch runs at once, on the thread that makes it, and all that is wrong with it ends it with a Fault. What is
+// found: barriers and warp operations that not all named threads come to; threads that wait for ever; accesses outside
+// of live device memory or the block's shared buffer, or not aligned to their size; two accesses to the same bytes, one
+// of them a write, that neither a barrier nor a released and acquired flag orders; in every schedule the last one does
+// not depend on which thread happened to come first. Accesses are seen only in sources compiled as `checked`
+// (cmake/cuda.cmake).
 #pragma once
 
 #include <cstddef>
@@ -40,12 +41,12 @@ void unregister_memory(void* p);
 
 // What one access of a kernel source did since clear_counts(), all warps and times together.
 struct AccessCount {
-  std::string source;       // function at file:line
-  bool shared, write;       // shared or global memory
-  int bytes;                // of a lane
-  uint64_t times;           // executions by a warp, whole or in part
-  uint64_t passes, ideal;   // shared: how often the banks were read, and how often without any conflict
-  uint64_t sectors, useful; // global: 32-byte sectors moved, and bytes of them that lanes asked for
+  std::string source;        // function at file:line
+  bool shared, write;        // shared or global memory
+  int bytes;                 // of a lane
+  uint64_t times;            // executions by a warp, whole or in part
+  uint64_t passes, ideal;    // shared: how often the banks were read, and how often without any conflict
+  uint64_t sectors, useful;  // global: 32-byte sectors moved, and bytes of them that lanes asked for
 };
 std::vector<AccessCount> counts();
 void clear_counts();

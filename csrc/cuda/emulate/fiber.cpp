@@ -41,7 +41,7 @@ rnnfast_switch_stack:
   ret
 .size rnnfast_switch_stack, .-rnnfast_switch_stack
 )");
-constexpr size_t kSaved = 8;     // words: the registers, the return address, and one that aligns
+constexpr size_t kSaved = 8;      // words: the registers, the return address, and one that aligns
 constexpr size_t kEntryWord = 6;  // the return address among them
 #elif defined(__aarch64__)
 asm(R"(
@@ -88,10 +88,10 @@ constexpr size_t kEntryWord = 11;
 void Stacks::reserve(size_t count) {
   if (count > kMostStacks) throw std::bad_alloc();
   if (begin_ != 0) return;
-  size_ = kMostStacks * kStride;  // addresses only; memory comes with the first touch
+  size_ = (kMostStacks + 1) * kStride;  // addresses only; memory comes with the first touch
   void* p = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
-  begin_ = reinterpret_cast<uintptr_t>(p);
+  begin_ = reinterpret_cast<uintptr_t>(p) + kStride;  // the lowest one may be overrun, too
 }
 
 void Stacks::prepare(Context& context, size_t i, void (*entry)()) {

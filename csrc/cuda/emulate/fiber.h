@@ -1,5 +1,5 @@
-// Stacks and the switch between them. Six registers and a stack pointer are all that C++ keeps across a call, so a switch
-// costs some nanoseconds; ucontext would make two system calls.
+// Stacks and the switch between them. Six registers and a stack pointer are all that C++ keeps across a call, so a
+// switch costs some nanoseconds; ucontext would make two system calls.
 //
 // Stacks are small, side by side in one mapping and without guard pages, whose faults would cost more than the kernel;
 // a word at the end of each tells an overflow. Their tops are spread over the sets of the cache.
@@ -40,7 +40,8 @@ class Stacks {
   void prepare(Context& context, size_t i, void (*entry)());  // the first switch to it calls entry, which never returns
   bool intact(size_t i) const;
   uintptr_t left(size_t i, const void* frame) const { return reinterpret_cast<uintptr_t>(frame) - bottom(i); }
-  bool contains(uintptr_t address) const { return address - begin_ < size_; }
+  bool contains(uintptr_t address) const { return address - (begin_ - kStride) < size_; }
+  bool contains(size_t i, uintptr_t address) const { return address - bottom(i) < kStackBytes; }
 
  private:
   uintptr_t bottom(size_t i) const { return begin_ + i * kStride; }

@@ -21,9 +21,11 @@ void count_loads(Fiber& fiber, const unsigned* flag, Where where) {
   static int times = 0;
   times = last == flag && by == &fiber ? times + 1 : 0;
   last = flag, by = &fiber;
-  if (times > kManyLoads)
-    fault("deadlock: " + name_of(fiber) + " loads the same flag for ever at " + describe(where) +
-          "; wait_acquire and wait_relaxed let others run");
+  if (times > kManyLoads) {
+    report("deadlock: " + name_of(fiber) + " loads the same flag for ever at " + describe(where) +
+           "; wait_acquire and wait_relaxed let others run");
+    stop();
+  }
 }
 
 template <class T>
@@ -56,30 +58,38 @@ void perform(const Copy& copy) {
 
 }  // namespace
 
-void device_fence() { fence(*self); }
+void device_fence(Where where) {
+  const Unwatched unwatched;
+  if (left_out(where)) return;
+  fence(*self);
+}
 
-void store_flag(unsigned* flag, unsigned value, bool release, Where) {
+void store_flag(unsigned* flag, unsigned value, bool release, Where where) {
+  const Unwatched unwatched;
   check_atomic(flag, sizeof *flag, true, __builtin_return_address(0));
-  release_flag(*self, flag, release, false);
+  release_flag(*self, flag, release && !left_out(where), false);
   *flag = value;
   ++machine.events;
 }
 
-void add_flag(unsigned* flag, unsigned value, bool release, Where) {
+void add_flag(unsigned* flag, unsigned value, bool release, Where where) {
+  const Unwatched unwatched;
   check_atomic(flag, sizeof *flag, true, __builtin_return_address(0));
-  release_flag(*self, flag, release, true);
+  release_flag(*self, flag, release && !left_out(where), true);
   *flag += value;
   ++machine.events;
 }
 
 unsigned load_flag(const unsigned* flag, bool acquire, Where where) {
+  const Unwatched unwatched;
   check_atomic(flag, sizeof *flag, false, __builtin_return_address(0));
   count_loads(*self, flag, where);
-  acquire_flag(*self, flag, acquire);
+  acquire_flag(*self, flag, acquire && !left_out(where));
   return *flag;
 }
 
 void wait_flag(const unsigned* flag, unsigned value, bool acquire, Where where) {
+  const Unwatched unwatched;
   check_atomic(flag, sizeof *flag, false, __builtin_return_address(0));
   Fiber& fiber = *self;
   fiber.flag = flag;
@@ -89,10 +99,11 @@ void wait_flag(const unsigned* flag, unsigned value, bool acquire, Where where) 
     fiber.where = where;
     park();
   }
-  acquire_flag(fiber, flag, acquire);
+  acquire_flag(fiber, flag, acquire && !left_out(where));
 }
 
 uint64_t atomic(Atomic op, void* p, size_t bytes, bool is_signed, uint64_t value, uint64_t expected, Where) {
+  const Unwatched unwatched;
   check_atomic(p, static_cast<int>(bytes), true, __builtin_return_address(0));
   auto* flag = static_cast<const unsigned*>(p);
   acquire_flag(*self, flag, false);
@@ -103,17 +114,25 @@ uint64_t atomic(Atomic op, void* p, size_t bytes, bool is_signed, uint64_t value
 }
 
 void async_copy(void* to, const void* from, int bytes, int valid, Where where) {
+  const Unwatched unwatched;
   const void* pc = __builtin_return_address(0);
   Fiber& fiber = *self;
-  if (valid < 0 || valid > bytes)
-    fault(name_of(fiber) + " copies " + std::to_string(valid) + " of 16 bytes at " + describe(where));
+  if (valid < 0 || valid > bytes) {
+    report(name_of(fiber) + " copies " + std::to_string(valid) + " of 16 bytes at " + describe(where));
+    stop();
+  }
   begin_copy(to, from, bytes, valid, pc);
   fiber.copies.push_back({to, from, bytes, valid, fiber.group, pc});
 }
 
-void async_commit() { ++self->group; }
+void async_commit() {
+  const Unwatched unwatched;
+  ++self->group;
+}
 
-void async_wait(int groups) {
+void async_wait(int groups, Where where) {
+  const Unwatched unwatched;
+  if (left_out(where)) return;
   Fiber& fiber = *self;
   size_t left = 0;
   for (const Copy& each : fiber.copies) {

@@ -12,8 +12,24 @@
 #include "races.h"
 #include "state.h"
 
+#if defined(RNNFAST_ASAN)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace rnnfast::emulate {
 namespace {
+
+// AddressSanitizer, where it is there, sees the bounds as well.
+void close_memory([[maybe_unused]] uintptr_t begin, [[maybe_unused]] size_t bytes) {
+#if defined(RNNFAST_ASAN)
+  __asan_poison_memory_region(reinterpret_cast<void*>(begin), bytes);
+#endif
+}
+void open_memory([[maybe_unused]] uintptr_t begin, [[maybe_unused]] size_t bytes) {
+#if defined(RNNFAST_ASAN)
+  __asan_unpoison_memory_region(reinterpret_cast<void*>(begin), bytes);
+#endif
+}
 
 constexpr size_t kHeapBytes = size_t{8} << 30, kGranule = 256, kCellBytes = 4;
 constexpr size_t kSharedSlot = 256 << 10, kSlots = 4096;
@@ -54,7 +70,7 @@ struct Memory {
   Allocation** owner = nullptr;        // of each granule of the heap; null none
   std::deque<Allocation> allocations;  // stay where they are
   std::vector<Allocation*> unused;
-  size_t top = 0;                      // of the heap so far
+  size_t top = 0;                                 // of the heap so far
   std::map<size_t, std::deque<uintptr_t>> freed;  // by rounded size, the oldest first
   std::deque<Allocation> slots;
   struct Foreign {
@@ -99,6 +115,7 @@ void* allocate(size_t bytes) {
     if (m.top + size > kHeapBytes) throw std::bad_alloc();
     begin = m.heap.begin + m.top;
     m.top += size;
+    close_memory(begin, size);
   }
   if (m.unused.empty()) {
     m.allocations.emplace_back();
@@ -110,6 +127,7 @@ void* allocate(size_t bytes) {
   allocation->begin = begin, allocation->end = begin + bytes;
   const size_t first = (begin - m.heap.begin) / kGranule;
   std::fill_n(m.owner + first, (bytes + kGranule - 1) / kGranule, allocation);
+  open_memory(begin, bytes);
   std::memset(reinterpret_cast<void*>(begin), kPoison, bytes);
   return reinterpret_cast<void*>(begin);
 }
@@ -125,6 +143,7 @@ void release(void* p) {
   const size_t bytes = allocation->end - begin;
   std::fill_n(m.owner + first, (bytes + kGranule - 1) / kGranule, nullptr);
   m.freed[rounded(bytes)].push_back(begin);
+  close_memory(begin, bytes);
   m.unused.push_back(allocation);
 }
 
@@ -159,6 +178,7 @@ std::string why_outside(uintptr_t address, size_t bytes) {
       if (m.owner[i] != nullptr) return "that are not live, " + beyond(*m.owner[i], "nearest allocation");
     return "that are not live device memory";
   }
+  if (machine.stacks.contains(address)) return "of another thread's stack or past the end of its own";
   if (address < 4096) return "at a null pointer";
   return "of host memory";
 }
@@ -174,6 +194,8 @@ Allocation* shared_buffer(size_t slot, size_t bytes) {
   }
   Allocation& buffer = m.slots[slot];
   buffer.end = buffer.begin + bytes;
+  close_memory(buffer.begin, kSharedSlot);
+  open_memory(buffer.begin, bytes);
   std::memset(reinterpret_cast<void*>(buffer.begin), kPoison, bytes);
   return &buffer;
 }

@@ -1,5 +1,5 @@
-// Where device memory is: one range of addresses for all that allocate_async gives, one for the shared buffers of resident
-// blocks, and host arrays that were registered. Each piece has its own shadow (races.h).
+// Where device memory is: one range of addresses for all that allocate_async gives, one for the shared buffers of
+// resident blocks, and host arrays that were registered. Each piece has its own shadow (races.h).
 #pragma once
 
 #include <cstddef>

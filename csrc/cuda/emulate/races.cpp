@@ -1,11 +1,12 @@
-// Data races by happens-before. What a thread knows of the others' accesses is a vector clock, written so that the common
-// cases are one comparison:
+// Data races by happens-before. What a thread knows of the others' accesses is a vector clock, written so that the
+// common cases are one comparison:
 //
 // Each thread has a clock that its accesses are stamped with. A block barrier sets the clocks of the block to one more
 // than their maximum, so "what the block did below barrier_clock" is one number, and so is a warp's below warp_clock
-// after a warp_sync of all lanes. What is known of other blocks is one number each, shared by all threads of a block that
-// learned nothing else (Knowledge, never changed once made). Exact knowledge of single threads in the middle of their
-// work, from a flag or a partial warp_sync, is a list of Spans, which the next barrier that is heard of makes obsolete.
+// after a warp_sync of all lanes. What is known of other blocks is one number each, shared by all threads of a block
+// that learned nothing else (Knowledge, never changed once made). Exact knowledge of single threads in the middle of
+// their work, from a flag or a partial warp_sync, is a list of Spans, which the next barrier that is heard of makes
+// obsolete.
 //
 // For each 4 bytes a Cell keeps the last write and the reads since. Reads by several threads of a block are kept as the
 // warp's or the block's with the highest clock; by several blocks, as one such entry for each. If a kernel has a race,
@@ -27,9 +28,7 @@ struct Span {  // accesses of threads first to last of a block below clock
   uint32_t block;
   int first, last;
   uint32_t clock;
-  bool operator<(const Span& o) const {
-    return std::tie(block, first, last) < std::tie(o.block, o.first, o.last);
-  }
+  bool operator<(const Span& o) const { return std::tie(block, first, last) < std::tie(o.block, o.first, o.last); }
 };
 
 struct Knowledge {
@@ -59,9 +58,9 @@ struct Epoch {
     return static_cast<uint32_t>(e >> (clock_bits + thread_bits) & ((1 << block_bits) - 1));
   }
 };
-// Kinds of a write, and of reads. `group` is a warp (its first thread), or with group_bit the whole block; `several` is an
-// index into sets in place of thread and clock, or with group_bit of blocks that run one at a time and know nothing of
-// each other. A write with group_bit is an asynchronous copy under way.
+// Kinds of a write, and of reads. `group` is a warp (its first thread), or with group_bit the whole block; `several` is
+// an index into sets in place of thread and clock, or with group_bit of blocks that run one at a time and know nothing
+// of each other. A write with group_bit is an asynchronous copy under way.
 enum : uint64_t { kNone, kPlain, kAtomic };
 enum : uint64_t { kOne = 1, kGroup = 2, kSeveral = 3 };
 
@@ -82,9 +81,7 @@ void add(std::vector<Span>& spans, const Span& span) {
 }
 
 void drop_obsolete(Knowledge& k, uint32_t own_block, uint32_t own_clock) {
-  std::erase_if(k.spans, [&](const Span& s) {
-    return s.clock <= (s.block == own_block ? own_clock : k.of(s.block));
-  });
+  std::erase_if(k.spans, [&](const Span& s) { return s.clock <= (s.block == own_block ? own_clock : k.of(s.block)); });
 }
 
 const Knowledge* keep(Knowledge&& k) {
@@ -131,10 +128,12 @@ bool spans_cover(const Fiber& fiber, uint32_t block, int first, int last, uint32
   std::bitset<1024> covered;
   for (const Span& each : fiber.known->spans)
     if (each.block == block && each.clock > clock)
-      for (int t = std::max(first, each.first); t <= std::min(last, each.last); ++t) covered.set(static_cast<size_t>(t));
+      for (int t = std::max(first, each.first); t <= std::min(last, each.last); ++t)
+        covered.set(static_cast<size_t>(t));
   const auto own_block = static_cast<uint32_t>(fiber.block->number);
   for (int t = first; t <= last; ++t) {
-    const bool mine = block == own_block && (t == fiber.thread || (t / kLanes == fiber.thread / kLanes && clock < fiber.warp_clock));
+    const bool mine =
+        block == own_block && (t == fiber.thread || (t / kLanes == fiber.thread / kLanes && clock < fiber.warp_clock));
     if (!mine && !covered.test(static_cast<size_t>(t))) return false;
   }
   return true;
@@ -145,7 +144,8 @@ inline bool ordered(uint64_t e, const Fiber& fiber, int first, int last) {
   if (block == static_cast<uint32_t>(fiber.block->number)) {
     if (clock < fiber.barrier_clock) return true;
     if (first == last && first == fiber.thread) return true;
-    if (first / kLanes == fiber.thread / kLanes && last / kLanes == first / kLanes && clock < fiber.warp_clock) return true;
+    if (first / kLanes == fiber.thread / kLanes && last / kLanes == first / kLanes && clock < fiber.warp_clock)
+      return true;
   } else if (fiber.known != nullptr && clock < fiber.known->of(block)) {
     return true;
   }
@@ -228,11 +228,17 @@ std::string who(uint64_t e) {
   const bool copying = other_write && other & Epoch::group_bit;
   uint64_t shown = other;
   if (other_write) shown = (other & ~(uint64_t{3} << 62) & ~Epoch::group_bit) | kOne << 62;
-  fault("race on " + std::string(a.is_shared ? "shared" : "global") + " memory, byte " +
-        std::to_string(address - a.begin) + " of " + std::to_string(a.end - a.begin) + ": " + name_of(fiber) +
-        (kind == Kind::begin_copy ? " copies to it" : write ? " writes" : " reads") + " in " + source_of(pc) + "\n  and " + who(shown) +
-        (copying ? " copies to it, not waited for, in " : other_write ? " wrote in " : " read in ") +
-        source_at(other_pc) + "; nothing orders the two");
+  report("race on " + std::string(a.is_shared ? "shared" : "global") + " memory, byte " +
+         std::to_string(address - a.begin) + " of " + std::to_string(a.end - a.begin) + ": " + name_of(fiber) +
+         (kind == Kind::begin_copy ? " copies to it"
+          : write                  ? " writes"
+                                   : " reads") +
+         " in " + source_of(pc) + "\n  and " + who(shown) +
+         (copying       ? " copies to it, not waited for, in "
+          : other_write ? " wrote in "
+                        : " read in ") +
+         source_at(other_pc) + "; nothing orders the two");
+  stop();
 }
 
 // ---- one access to one cell
@@ -263,7 +269,7 @@ inline void write_cell(Fiber& fiber, Allocation& a, Cell& cell, uint64_t tag, ui
   const uint64_t mine = Epoch::make(kind == Kind::atomic ? kAtomic : kPlain, tag, fiber);
   const uint64_t w = cell.write, r = cell.read;
   if (kind != Kind::end_copy) {
-    if (w == mine && Epoch::tag(r) != tag) return;
+    if (w == mine && Epoch::tag(r) != tag && kind != Kind::begin_copy) return;
     if (Epoch::kind(w) != kNone && Epoch::tag(w) == tag) {
       const bool both_atomic = kind == Kind::atomic && Epoch::kind(w) == kAtomic;
       if (!both_atomic && (w & Epoch::group_bit || !ordered_one(w, fiber)))
@@ -336,7 +342,10 @@ void join_block(Block& block) {
     clock = std::max(clock, block.fibers[t].clock);
     all_same = all_same && block.fibers[t].known == known;
   }
-  if (++clock >= kClockMask) fault("more barriers than the race detector can count");
+  if (++clock >= kClockMask) {
+    report("more barriers than the race detector can count");
+    stop();
+  }
   if (!all_same) {
     Knowledge both;
     const Knowledge* last = nullptr;
@@ -378,7 +387,8 @@ void join_warp(Block& block, int warp, unsigned mask) {
       if (lanes[i].known != nullptr) join_into(both, *lanes[i].known);
       if (whole) continue;
       if (lanes[i].warp_clock > lanes[i].barrier_clock)
-        add(both.spans, {static_cast<uint32_t>(block.number), warp * kLanes, warp * kLanes + kLanes - 1, lanes[i].warp_clock});
+        add(both.spans,
+            {static_cast<uint32_t>(block.number), warp * kLanes, warp * kLanes + kLanes - 1, lanes[i].warp_clock});
       add(both.spans, {static_cast<uint32_t>(block.number), thread, thread, lanes[i].clock + 1});
     }
     known = keep(std::move(both));

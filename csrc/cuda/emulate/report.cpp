@@ -22,7 +22,9 @@ std::string ask(const char* module, uintptr_t address) {
   char buffer[1024];
   for (int lines = 0; std::fgets(buffer, sizeof buffer, pipe) != nullptr; ++lines) {
     line = buffer;
-    while (!line.empty() && line.back() == '\n') line.pop_back();
+    line = line.substr(0, line.find_first_of("\n("));  // a discriminator tells copies of a line apart
+    if (lines % 2 == 0) line = buffer;
+    while (!line.empty() && (line.back() == '\n' || line.back() == ' ')) line.pop_back();
     text += lines == 0 ? line : lines % 2 == 1 ? " at " + line : " in " + line;
   }
   pclose(pipe);

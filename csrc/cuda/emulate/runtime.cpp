@@ -95,7 +95,10 @@ bool launch(const KernelRef& ref, const Launch& shape, bool cooperative, void** 
   constexpr int64_t kMost = 2147483647, kMostOther = 65535;
   if (shape.grid_x < 1 || shape.grid_x > kMost || shape.grid_y < 1 || shape.grid_y > kMostOther || shape.grid_z < 1 ||
       shape.grid_z > kMostOther)
-    fail(call, "a grid of " + std::to_string(shape.grid_x) + " x " + std::to_string(shape.grid_y) + " x " + std::to_string(shape.grid_z), file, line);
+    fail(call,
+         "a grid of " + std::to_string(shape.grid_x) + " x " + std::to_string(shape.grid_y) + " x " +
+             std::to_string(shape.grid_z),
+         file, line);
   const int64_t blocks = shape.grid_x * shape.grid_y * shape.grid_z;
   if (cooperative && blocks > resident_blocks(ref, shape.threads, shape.shared_bytes, file, line)) return false;
   const std::lock_guard<std::mutex> lock(one_launch);

@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "../device.h"
 #include "../runtime.h"
 #include "emulate.h"
 #include "fiber.h"
-#include "../device.h"
 
 namespace rnnfast::emulate {
 
@@ -32,25 +32,25 @@ struct Copy {  // one that an async_wait has not reached yet
 struct Fiber {
   Block* block;
   int thread;
-  uint32_t clock;          // of accesses from here on
-  uint32_t barrier_clock;  // accesses of the own block below this are known
-  uint32_t warp_clock;     // those of the own warp
-  const Knowledge* known;  // of other blocks, and what is in between
-  const Knowledge* seen;      // read from flags, not yet ordered by a fence
-  const Knowledge* fenced;    // what a relaxed store publishes
+  uint32_t clock;           // of accesses from here on
+  uint32_t barrier_clock;   // accesses of the own block below this are known
+  uint32_t warp_clock;      // those of the own warp
+  const Knowledge* known;   // of other blocks, and what is in between
+  const Knowledge* seen;    // read from flags, not yet ordered by a fence
+  const Knowledge* fenced;  // what a relaxed store publishes
 
   Context context;
   size_t stack;
   State state;
-  Where where;  // it waits there
+  Where where;           // it waits there
   const unsigned* flag;  // state at_flag: for this to reach flag_value
   unsigned flag_value;
   bool flag_acquire;
-  uint64_t value;        // argument and result of a warp operation
+  uint64_t value;  // argument and result of a warp operation
   int source;
   float* d;
   const uint32_t *a, *b;
-  uint32_t group;        // of the asynchronous copies to come
+  uint32_t group;  // of the asynchronous copies to come
   std::vector<Copy> copies;
 };
 
@@ -61,7 +61,7 @@ struct WarpOperation {
 };
 
 struct Warp {
-  unsigned lanes;   // those that exist
+  unsigned lanes;  // those that exist
   unsigned exited;
   std::vector<WarpOperation> pending;
 };
@@ -92,8 +92,15 @@ struct Machine {
 
 extern Machine machine;
 extern Fiber* self;
+// A kernel's own code runs, not the run time's or the host's, which may share the compiler's copy of some function of
+// the standard library with the kernel's file and must not be checked there.
+extern bool watching;
+struct Unwatched {
+  Unwatched() { watching = false; }
+  ~Unwatched() { watching = true; }
+};
 extern bool counting;  // options().count of this launch
-extern bool tracked;  // there is a source compiled as checked; set before any constructor runs
+extern bool tracked;   // there is a source compiled as checked; set before any constructor runs
 
 // schedule.cpp
 struct Work {
@@ -104,8 +111,10 @@ struct Work {
   int64_t blocks;
 };
 void run(const Work& work);  // a launch; throws Fault
-[[noreturn]] void fault(const std::string& what, const void* pc = nullptr);  // ends the launch
-void make_runnable(Block& block, int first_thread, unsigned lanes);           // in the schedule's order
+// A fault: the words for it, then the end of the launch. Two calls, because what is on the stack at stop() stays there.
+void report(const std::string& what, const void* pc = nullptr);
+[[noreturn]] void stop();
+void make_runnable(Block& block, int first_thread, unsigned lanes);  // in the schedule's order
 void make_all_runnable(Block& block);
 void park();  // runs others until somebody makes this thread runnable; its state says what it waits for
 uint64_t chance();

@@ -25,8 +25,7 @@ void multiply(Block& block, int warp) {
   for (int lane = 0; lane < kLanes; ++lane) {
     const Fiber& fiber = lane_of(block, warp, lane);
     const int g = lane / 4, q = lane % 4;
-    for (int i = 0; i < 8; ++i)
-      a[g + 8 * (i / 2 % 2)][2 * q + i % 2 + 8 * (i / 4)] = bf16(fiber.a[i / 2], i % 2);
+    for (int i = 0; i < 8; ++i) a[g + 8 * (i / 2 % 2)][2 * q + i % 2 + 8 * (i / 4)] = bf16(fiber.a[i / 2], i % 2);
     for (int i = 0; i < 4; ++i) b[2 * q + i % 2 + 8 * (i / 2)][g] = bf16(fiber.b[i / 2], i % 2);
   }
   for (int lane = 0; lane < kLanes; ++lane) {
@@ -63,9 +62,11 @@ void exchange(Block& block, int warp, const WarpOperation& operation) {
     if (!(operation.mask >> lane & 1)) continue;
     Fiber& fiber = lane_of(block, warp, lane);
     if (fiber.source < 0) continue;
-    if (!(operation.mask >> fiber.source & 1))
-      fault(name_of(fiber) + " reads lane " + std::to_string(fiber.source) + ", which the mask of the shuffle at " +
-            describe(operation.where) + " does not name");
+    if (!(operation.mask >> fiber.source & 1)) {
+      report(name_of(fiber) + " reads lane " + std::to_string(fiber.source) + ", which the mask of the shuffle at " +
+             describe(operation.where) + " does not name");
+      stop();
+    }
     fiber.value = values[fiber.source];
   }
 }
@@ -109,7 +110,8 @@ void check_mask(const Warp& warp, unsigned mask, int lane, Where where) {
   if (wrong == nullptr) return;
   char text[16];
   std::snprintf(text, sizeof text, "0x%08x", mask);
-  fault("the mask " + std::string(text) + " at " + describe(where) + ", used by " + name_of(*self) + ", " + wrong);
+  report("the mask " + std::string(text) + " at " + describe(where) + ", used by " + name_of(*self) + ", " + wrong);
+  stop();
 }
 
 void come_together(WarpOperation::Kind kind, unsigned mask, Where where) {
@@ -119,12 +121,19 @@ void come_together(WarpOperation::Kind kind, unsigned mask, Where where) {
   Warp& warp = block.warps[static_cast<size_t>(number)];
   check_mask(warp, mask, lane, where);
   size_t i = 0;
-  while (i < warp.pending.size() && !(warp.pending[i].mask & mask)) ++i;
+  for (const WarpOperation& each : warp.pending) {
+    if (each.mask == mask && each.kind == kind && same(each.where, where)) break;
+    if (each.mask >> lane & 1 && each.arrived & mask)  // the two wait for each other
+    {
+      report("divergent warp: " + name_of(fiber) + " is at " + describe(where) +
+             ", while other lanes of its mask wait at " + describe(each.where) +
+             (each.mask != mask ? " with another mask" : ""));
+      stop();
+    }
+    ++i;
+  }
   if (i == warp.pending.size()) warp.pending.push_back({kind, mask, 0, where});
   WarpOperation& operation = warp.pending[i];
-  if (operation.mask != mask || operation.kind != kind || !same(operation.where, where))
-    fault("divergent warp: " + name_of(fiber) + " is at " + describe(where) + ", while other lanes of its mask wait at " +
-          describe(operation.where) + (operation.mask != mask ? " with another mask" : ""));
   operation.arrived |= 1u << lane;
   fiber.state = State::at_warp;
   fiber.where = where;
@@ -140,15 +149,21 @@ void come_together(WarpOperation::Kind kind, unsigned mask, Where where) {
 }  // namespace
 
 void block_barrier(Where where) {
+  const Unwatched unwatched;
+  if (left_out(where)) return;
   Fiber& fiber = *self;
   Block& block = *fiber.block;
-  if (block.exited > 0)
-    fault("divergent barrier: " + name_of(fiber) + " is at " + describe(where) + ", but " +
-          std::to_string(block.exited) + " threads of the block have returned");
+  if (block.exited > 0) {
+    report("divergent barrier: " + name_of(fiber) + " is at " + describe(where) + ", but " +
+           std::to_string(block.exited) + " threads of the block have returned");
+    stop();
+  }
   if (block.arrived == 0) block.where = where;
-  if (!same(block.where, where))
-    fault("divergent barrier: " + name_of(fiber) + " is at " + describe(where) + ", others of its block at " +
-          describe(block.where));
+  if (!same(block.where, where)) {
+    report("divergent barrier: " + name_of(fiber) + " is at " + describe(where) + ", others of its block at " +
+           describe(block.where));
+    stop();
+  }
   fiber.state = State::at_barrier;
   fiber.where = where;
   if (++block.arrived == machine.shape->threads) {
@@ -160,9 +175,14 @@ void block_barrier(Where where) {
   park();
 }
 
-void warp_sync(unsigned mask, Where where) { come_together(WarpOperation::sync, mask, where); }
+void warp_sync(unsigned mask, Where where) {
+  const Unwatched unwatched;
+  if (left_out(where)) return;
+  come_together(WarpOperation::sync, mask, where);
+}
 
 uint64_t shuffle(unsigned mask, uint64_t value, int source_lane, Where where) {
+  const Unwatched unwatched;
   self->value = value;
   self->source = source_lane;
   come_together(WarpOperation::shuffle, mask, where);
@@ -170,6 +190,7 @@ uint64_t shuffle(unsigned mask, uint64_t value, int source_lane, Where where) {
 }
 
 unsigned vote(Vote kind, unsigned mask, bool yes, Where where) {
+  const Unwatched unwatched;
   self->value = yes;
   const auto operation = kind == Vote::ballot ? WarpOperation::ballot
                          : kind == Vote::any  ? WarpOperation::any
@@ -179,11 +200,13 @@ unsigned vote(Vote kind, unsigned mask, bool yes, Where where) {
 }
 
 void mma_bf16(float* d, const uint32_t* a, const uint32_t* b, Where where) {
+  const Unwatched unwatched;
   self->d = d, self->a = a, self->b = b;
   come_together(WarpOperation::mma, ~0u, where);
 }
 
 void load_matrices(uint32_t* r, const void* row, bool transposed, Where where) {
+  const Unwatched unwatched;
   check_access(row, 16, false, __builtin_return_address(0));
   self->d = reinterpret_cast<float*>(r);
   self->a = static_cast<const uint32_t*>(row);

@@ -15,17 +15,15 @@
 #define RNNFAST_NO_UNROLL
 #define RNNFAST_PURE __attribute__((const))  // the same for a fiber as long as it lives
 
-
 namespace rnnfast::emulate {
 
 struct Where {
   const char* file;
   int line;
+  static constexpr Where here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
-#define RNNFAST_WHERE \
-  ::rnnfast::emulate::Where { file, line }
-#define RNNFAST_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
+bool left_out(Where where);
 RNNFAST_PURE int thread_index();
 RNNFAST_PURE int block_threads();
 RNNFAST_PURE int block_index(int axis);
@@ -40,7 +38,7 @@ unsigned vote(Vote, unsigned mask, bool yes, Where);
 void mma_bf16(float* d, const uint32_t* a, const uint32_t* b, Where);
 void load_matrices(uint32_t* r, const void* row, bool transposed, Where);
 
-void device_fence();
+void device_fence(Where);
 void store_flag(unsigned* flag, unsigned value, bool release, Where);
 void add_flag(unsigned* flag, unsigned value, bool release, Where);
 unsigned load_flag(const unsigned* flag, bool acquire, Where);
@@ -51,7 +49,7 @@ uint64_t atomic(Atomic, void* p, size_t bytes, bool is_signed, uint64_t value, u
 
 void async_copy(void* to_shared, const void* from_global, int bytes, int valid, Where);
 void async_commit();
-void async_wait(int groups);
+void async_wait(int groups, Where);
 
 // Checked accesses: through the run time, in one piece.
 typedef uint32_t Wide __attribute__((vector_size(16)));
@@ -105,6 +103,8 @@ RNNFAST_DEVICE T from_word(uint64_t word) {
 
 namespace rnnfast::cuda {
 
+using Site = emulate::Where;
+
 RNNFAST_DEVICE int thread_index() { return emulate::thread_index(); }
 RNNFAST_DEVICE int block_threads() { return emulate::block_threads(); }
 RNNFAST_DEVICE int block_x() { return emulate::block_index(0); }
@@ -118,79 +118,78 @@ RNNFAST_DEVICE T* shared(size_t offset = 0) {
   return reinterpret_cast<T*>(emulate::shared_memory() + offset);
 }
 
-RNNFAST_DEVICE void block_barrier(RNNFAST_HERE) { emulate::block_barrier(RNNFAST_WHERE); }
-RNNFAST_DEVICE void warp_sync(unsigned mask = kFullMask, RNNFAST_HERE) { emulate::warp_sync(mask, RNNFAST_WHERE); }
+RNNFAST_DEVICE void block_barrier(Site site = Site::here()) { emulate::block_barrier(site); }
+RNNFAST_DEVICE void warp_sync(unsigned mask = kFullMask, Site site = Site::here()) { emulate::warp_sync(mask, site); }
 template <class T>
-RNNFAST_DEVICE T shuffle(unsigned mask, T value, int source_lane, RNNFAST_HERE) {
-  return emulate::from_word<T>(emulate::shuffle(mask, emulate::to_word(value), source_lane & (kWarp - 1), RNNFAST_WHERE));
+RNNFAST_DEVICE T shuffle(unsigned mask, T value, int source_lane, Site site = Site::here()) {
+  return emulate::from_word<T>(emulate::shuffle(mask, emulate::to_word(value), source_lane & (kWarp - 1), site));
 }
 template <class T>
-RNNFAST_DEVICE T shuffle_xor(unsigned mask, T value, int lane_bits, RNNFAST_HERE) {
+RNNFAST_DEVICE T shuffle_xor(unsigned mask, T value, int lane_bits, Site site = Site::here()) {
   const int source = (emulate::thread_index() & (kWarp - 1)) ^ lane_bits;
-  return emulate::from_word<T>(emulate::shuffle(mask, emulate::to_word(value), source, RNNFAST_WHERE));
+  return emulate::from_word<T>(emulate::shuffle(mask, emulate::to_word(value), source, site));
 }
 template <class T>
-RNNFAST_DEVICE T shuffle_down(unsigned mask, T value, int distance, RNNFAST_HERE) {
+RNNFAST_DEVICE T shuffle_down(unsigned mask, T value, int distance, Site site = Site::here()) {
   const int source = (emulate::thread_index() & (kWarp - 1)) + distance;
-  return emulate::from_word<T>(
-      emulate::shuffle(mask, emulate::to_word(value), source < kWarp ? source : -1, RNNFAST_WHERE));
+  return emulate::from_word<T>(emulate::shuffle(mask, emulate::to_word(value), source < kWarp ? source : -1, site));
 }
-RNNFAST_DEVICE unsigned ballot(unsigned mask, bool yes, RNNFAST_HERE) {
-  return emulate::vote(emulate::Vote::ballot, mask, yes, RNNFAST_WHERE);
+RNNFAST_DEVICE unsigned ballot(unsigned mask, bool yes, Site site = Site::here()) {
+  return emulate::vote(emulate::Vote::ballot, mask, yes, site);
 }
-RNNFAST_DEVICE bool warp_any(unsigned mask, bool yes, RNNFAST_HERE) {
-  return emulate::vote(emulate::Vote::any, mask, yes, RNNFAST_WHERE) != 0;
+RNNFAST_DEVICE bool warp_any(unsigned mask, bool yes, Site site = Site::here()) {
+  return emulate::vote(emulate::Vote::any, mask, yes, site) != 0;
 }
-RNNFAST_DEVICE bool warp_all(unsigned mask, bool yes, RNNFAST_HERE) {
-  return emulate::vote(emulate::Vote::all, mask, yes, RNNFAST_WHERE) != 0;
+RNNFAST_DEVICE bool warp_all(unsigned mask, bool yes, Site site = Site::here()) {
+  return emulate::vote(emulate::Vote::all, mask, yes, site) != 0;
 }
 
-RNNFAST_DEVICE void device_fence() { emulate::device_fence(); }
-RNNFAST_DEVICE void store_release(unsigned* flag, unsigned value, RNNFAST_HERE) {
-  emulate::store_flag(flag, value, true, RNNFAST_WHERE);
+RNNFAST_DEVICE void device_fence(Site site = Site::here()) { emulate::device_fence(site); }
+RNNFAST_DEVICE void store_release(unsigned* flag, unsigned value, Site site = Site::here()) {
+  emulate::store_flag(flag, value, true, site);
 }
-RNNFAST_DEVICE void store_relaxed(unsigned* flag, unsigned value, RNNFAST_HERE) {
-  emulate::store_flag(flag, value, false, RNNFAST_WHERE);
+RNNFAST_DEVICE void store_relaxed(unsigned* flag, unsigned value, Site site = Site::here()) {
+  emulate::store_flag(flag, value, false, site);
 }
-RNNFAST_DEVICE void add_release(unsigned* flag, unsigned value, RNNFAST_HERE) {
-  emulate::add_flag(flag, value, true, RNNFAST_WHERE);
+RNNFAST_DEVICE void add_release(unsigned* flag, unsigned value, Site site = Site::here()) {
+  emulate::add_flag(flag, value, true, site);
 }
-RNNFAST_DEVICE void add_relaxed(unsigned* flag, unsigned value, RNNFAST_HERE) {
-  emulate::add_flag(flag, value, false, RNNFAST_WHERE);
+RNNFAST_DEVICE void add_relaxed(unsigned* flag, unsigned value, Site site = Site::here()) {
+  emulate::add_flag(flag, value, false, site);
 }
-RNNFAST_DEVICE unsigned load_acquire(const unsigned* flag, RNNFAST_HERE) {
-  return emulate::load_flag(flag, true, RNNFAST_WHERE);
+RNNFAST_DEVICE unsigned load_acquire(const unsigned* flag, Site site = Site::here()) {
+  return emulate::load_flag(flag, true, site);
 }
-RNNFAST_DEVICE unsigned load_relaxed(const unsigned* flag, RNNFAST_HERE) {
-  return emulate::load_flag(flag, false, RNNFAST_WHERE);
+RNNFAST_DEVICE unsigned load_relaxed(const unsigned* flag, Site site = Site::here()) {
+  return emulate::load_flag(flag, false, site);
 }
-RNNFAST_DEVICE void wait_acquire(const unsigned* flag, unsigned value, RNNFAST_HERE) {
-  emulate::wait_flag(flag, value, true, RNNFAST_WHERE);
+RNNFAST_DEVICE void wait_acquire(const unsigned* flag, unsigned value, Site site = Site::here()) {
+  emulate::wait_flag(flag, value, true, site);
 }
-RNNFAST_DEVICE void wait_relaxed(const unsigned* flag, unsigned value, RNNFAST_HERE) {
-  emulate::wait_flag(flag, value, false, RNNFAST_WHERE);
+RNNFAST_DEVICE void wait_relaxed(const unsigned* flag, unsigned value, Site site = Site::here()) {
+  emulate::wait_flag(flag, value, false, site);
 }
 
 template <class T>
 RNNFAST_DEVICE T atomic(emulate::Atomic op, T* p, T value, T expected, emulate::Where where) {
-  return emulate::from_word<T>(emulate::atomic(op, p, sizeof(T), T(-1) < T(0), emulate::to_word(value),
-                                               emulate::to_word(expected), where));
+  return emulate::from_word<T>(
+      emulate::atomic(op, p, sizeof(T), T(-1) < T(0), emulate::to_word(value), emulate::to_word(expected), where));
 }
 template <class T>
-RNNFAST_DEVICE T atomic_add(T* p, T value, RNNFAST_HERE) {
-  return atomic(emulate::Atomic::add, p, value, T(0), RNNFAST_WHERE);
+RNNFAST_DEVICE T atomic_add(T* p, T value, Site site = Site::here()) {
+  return atomic(emulate::Atomic::add, p, value, T(0), site);
 }
 template <class T>
-RNNFAST_DEVICE T atomic_max(T* p, T value, RNNFAST_HERE) {
-  return atomic(emulate::Atomic::max, p, value, T(0), RNNFAST_WHERE);
+RNNFAST_DEVICE T atomic_max(T* p, T value, Site site = Site::here()) {
+  return atomic(emulate::Atomic::max, p, value, T(0), site);
 }
 template <class T>
-RNNFAST_DEVICE T atomic_exchange(T* p, T value, RNNFAST_HERE) {
-  return atomic(emulate::Atomic::exchange, p, value, T(0), RNNFAST_WHERE);
+RNNFAST_DEVICE T atomic_exchange(T* p, T value, Site site = Site::here()) {
+  return atomic(emulate::Atomic::exchange, p, value, T(0), site);
 }
 template <class T>
-RNNFAST_DEVICE T atomic_compare_exchange(T* p, T expected, T value, RNNFAST_HERE) {
-  return atomic(emulate::Atomic::compare_exchange, p, value, expected, RNNFAST_WHERE);
+RNNFAST_DEVICE T atomic_compare_exchange(T* p, T expected, T value, Site site = Site::here()) {
+  return atomic(emulate::Atomic::compare_exchange, p, value, expected, site);
 }
 
 template <class W>
@@ -222,26 +221,26 @@ RNNFAST_DEVICE void store_once(void* p, W value) {
   emulate::write<W>(p, value);
 }
 
-RNNFAST_DEVICE void async_copy16(void* to_shared, const void* from_global, int valid = 16, RNNFAST_HERE) {
-  emulate::async_copy(to_shared, from_global, 16, valid, RNNFAST_WHERE);
+RNNFAST_DEVICE void async_copy16(void* to_shared, const void* from_global, int valid = 16, Site site = Site::here()) {
+  emulate::async_copy(to_shared, from_global, 16, valid, site);
 }
-RNNFAST_DEVICE void async_copy4(void* to_shared, const void* from_global, RNNFAST_HERE) {
-  emulate::async_copy(to_shared, from_global, 4, 4, RNNFAST_WHERE);
+RNNFAST_DEVICE void async_copy4(void* to_shared, const void* from_global, Site site = Site::here()) {
+  emulate::async_copy(to_shared, from_global, 4, 4, site);
 }
 RNNFAST_DEVICE void async_commit() { emulate::async_commit(); }
 template <int groups>
-RNNFAST_DEVICE void async_wait() {
-  emulate::async_wait(groups);
+RNNFAST_DEVICE void async_wait(Site site = Site::here()) {
+  emulate::async_wait(groups, site);
 }
 
-RNNFAST_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], RNNFAST_HERE) {
-  emulate::mma_bf16(d, a, b, RNNFAST_WHERE);
+RNNFAST_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
+  emulate::mma_bf16(d, a, b, site);
 }
-RNNFAST_DEVICE void load_matrices(uint32_t (&r)[4], const void* row, RNNFAST_HERE) {
-  emulate::load_matrices(r, row, false, RNNFAST_WHERE);
+RNNFAST_DEVICE void load_matrices(uint32_t (&r)[4], const void* row, Site site = Site::here()) {
+  emulate::load_matrices(r, row, false, site);
 }
-RNNFAST_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row, RNNFAST_HERE) {
-  emulate::load_matrices(r, row, true, RNNFAST_WHERE);
+RNNFAST_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row, Site site = Site::here()) {
+  emulate::load_matrices(r, row, true, site);
 }
 
 }  // namespace rnnfast::cuda
