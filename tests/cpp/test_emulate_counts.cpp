@@ -38,8 +38,10 @@ void banks(int stride, bool wide, uint64_t passes, uint64_t ideal) {
   const std::string name = "stride " + std::to_string(stride) + (wide ? " of 16 bytes" : "");
   check(all.size() == 1 && all[0].shared && all[0].write && all[0].times == 2, name + ": one place, two warps");
   if (all.size() != 1) return;
-  check(all[0].bytes == (wide ? 16 : 4) && all[0].source.find("test_emulate_counts.cpp:") != std::string::npos,
-        name + ": " + all[0].source);
+  check(all[0].bytes == (wide ? 16 : 4), name + ": bytes of a lane");
+#if defined(__x86_64__)  // else the program may be a static one for another processor, which addr2line cannot read
+  check(all[0].source.find("test_emulate_counts.cpp:") != std::string::npos, name + ": " + all[0].source);
+#endif
   check(all[0].passes == 2 * passes && all[0].ideal == 2 * ideal,
         name + ": " + std::to_string(all[0].passes) + " passes, ideal " + std::to_string(all[0].ideal));
 }
