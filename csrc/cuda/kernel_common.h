@@ -48,17 +48,24 @@ RNNFAST_DEVICE int count_at(const Sequences& q, int64_t s, int first, int stride
 template <class Params>
 RNNFAST_DEVICE const float* h_before(const Params& p, int64_t s, int64_t j) {
   if (cut_before(p.seq, s, j)) return nullptr;
-  return s == 0 ? p.state0[0] + j * p.hidden : p.y + row_of(p.seq, s - 1, j) * p.y_stride;
+  if (s == 0) return p.state0[0] != nullptr ? p.state0[0] + j * p.hidden : nullptr;
+  return p.y + row_of(p.seq, s - 1, j) * p.y_stride;
+}
+
+// Sequences of a block at step s, of which it has `all` at first: a division less where none ends early.
+RNNFAST_DEVICE int count_of(const Sequences& q, int64_t s, int all, int first, int stride) {
+  return q.uniform ? (s < q.steps ? all : 0) : count_at(q, s, first, stride);
 }
 
 // ---- forward ----
 
-// What a unit's step needs that does not depend on other units: it can be fetched before the product is there.
+// What a unit's step needs that does not depend on other units: it can be fetched before the product is there. Nothing is
+// computed from what was fetched, because a thread goes on until it first needs a number.
 template <class Cell>
 struct ForwardUnit {
   using C = Traits<Cell>;
   int64_t row, state_row;
-  float a[C::P], prev[C::S];
+  float x[C::P], b_ih[C::P], b_hh[C::P], prev[C::S];
 };
 
 template <class Cell>
@@ -67,21 +74,25 @@ RNNFAST_DEVICE ForwardUnit<Cell> load_unit(const ForwardParams& p, int64_t s, in
   ForwardUnit<Cell> u;
   u.row = row_of(p.seq, s, j), u.state_row = p.keep_states ? u.row : j;
   const float* x = p.x + (p.token != nullptr ? p.token[u.row] : u.row) * C::G * p.hidden + unit;
-RNNFAST_UNROLL
+  RNNFAST_UNROLL
   for (int n = 0; n < C::P; ++n) {
     const int64_t at = Cell::gate_of(n) * p.hidden;
-    u.a[n] = 0;
-    if (Cell::input_mask >> n & 1) u.a[n] = (p.b_ih != nullptr ? p.b_ih[at + unit] : 0.0f) + x[at];
-    if ((Cell::recurrent_mask >> n & 1) && p.b_hh != nullptr) u.a[n] += p.b_hh[at + unit];
+    u.x[n] = u.b_ih[n] = u.b_hh[n] = 0;
+    if (Cell::input_mask >> n & 1) {
+      u.x[n] = x[at];
+      if (p.b_ih != nullptr) u.b_ih[n] = p.b_ih[at + unit];
+    }
+    if ((Cell::recurrent_mask >> n & 1) && p.b_hh != nullptr) u.b_hh[n] = p.b_hh[at + unit];
   }
   const bool cut = cut_before(p.seq, s, j);
   const int64_t before = s == 0 ? 0 : row_of(p.seq, s - 1, j);
-RNNFAST_UNROLL
+  RNNFAST_UNROLL
   for (int k = 0; k < C::S; ++k) {
     const float* from = s == 0   ? p.state0[k] + j * p.hidden
                         : k == 0 ? p.y + before * p.y_stride
                                  : p.state[k] + (p.keep_states ? before : j) * p.hidden;
-    u.prev[k] = cut ? 0.0f : from[unit];
+    u.prev[k] = 0;
+    if (!cut && (s > 0 || p.state0[k] != nullptr)) u.prev[k] = from[unit];
   }
   return u;
 }
@@ -93,7 +104,8 @@ RNNFAST_DEVICE float finish_unit(const ForwardParams& p, const ForwardUnit<Cell>
   Vec a[C::P], prev[C::S], state[C::S], saved[C::stored];
 RNNFAST_UNROLL
   for (int n = 0; n < C::P; ++n)
-    a[n] = Vec((Cell::recurrent_mask >> n & 1) ? u.a[n] + product(Cell::gate_of(n)) : u.a[n]);
+    a[n] = Vec(u.b_ih[n] + u.x[n] + u.b_hh[n] +
+               ((Cell::recurrent_mask >> n & 1) ? product(Cell::gate_of(n)) : 0.0f));
 RNNFAST_UNROLL
   for (int k = 0; k < C::S; ++k) prev[k] = Vec(u.prev[k]);
   Cell::forward(a, prev, state, saved);
@@ -114,7 +126,7 @@ struct BackwardUnit {
   using C = Traits<Cell>;
   int64_t row;
   bool cut;
-  float saved[C::stored], prev[C::S], state[C::S], ds[C::S];  // ds without the product of later steps
+  float saved[C::stored], prev[C::S], state[C::S], carry[C::S], dy;
 };
 
 template <class Cell>
@@ -130,11 +142,13 @@ RNNFAST_UNROLL
     const float* from = s == 0   ? p.state0[k] + j * p.hidden
                         : k == 0 ? p.y + before * p.y_stride
                                  : p.state[k] + before * p.hidden;
-    u.prev[k] = u.cut ? 0.0f : from[unit];
+    u.prev[k] = 0;
+    if (!u.cut && (s > 0 || p.state0[k] != nullptr)) u.prev[k] = from[unit];
     u.state[k] = k == 0 ? p.y[u.row * p.y_stride + unit] : p.state[k][u.row * p.hidden + unit];
-    u.ds[k] = p.carry[k][j * p.hidden + unit];
+    u.carry[k] = p.carry[k][j * p.hidden + unit];
   }
-  if (p.dy != nullptr) u.ds[0] += p.dy[u.row * p.y_stride + unit];
+  u.dy = 0;
+  if (p.dy != nullptr) u.dy = p.dy[u.row * p.y_stride + unit];
   return u;
 }
 
@@ -147,8 +161,8 @@ RNNFAST_DEVICE void finish_unit(const BackwardParams& p, const BackwardUnit<Cell
 RNNFAST_UNROLL
   for (int k = 0; k < C::saved; ++k) saved[k] = Vec(u.saved[k]);
 RNNFAST_UNROLL
-  for (int k = 0; k < C::S; ++k) prev[k] = Vec(u.prev[k]), state[k] = Vec(u.state[k]), ds[k] = Vec(u.ds[k]);
-  ds[0].v += product;
+  for (int k = 0; k < C::S; ++k) prev[k] = Vec(u.prev[k]), state[k] = Vec(u.state[k]), ds[k] = Vec(u.carry[k]);
+  ds[0].v += u.dy + product;
   Cell::backward(saved, prev, state, ds, da);
 RNNFAST_UNROLL
   for (int n = 0; n < C::P; ++n) {

@@ -185,8 +185,9 @@ RNNFAST_UNROLL
   const int own_n = thread_index() / Size::units, own_unit = first_unit + thread_index() % Size::units;
   GridBarrier barrier(p.grid.arrived + group * 32, p.grid.unit_groups);
 
+  const int all = count_at(f.seq, 0, group, stride);
   for (int64_t s = 0;; ++s) {
-    const int count = count_at(f.seq, s, group, stride);
+    const int count = count_of(f.seq, s, all, group, stride);
     if (count == 0) return;
     ForwardUnit<Cell> early;
     if (own_n < count && own_unit < hidden) early = load_unit<Cell>(f, s, group + int64_t{own_n} * stride, own_unit);
@@ -243,9 +244,10 @@ RNNFAST_UNROLL
   const int own_n = thread_index() / U, own_unit = first_unit + thread_index() % U;
 
   bool first = true;
+  const int all = count_at(b.seq, 0, group, stride);
   GridBarrier barrier(p.grid.arrived + group * 32, p.grid.unit_groups);
   for (int64_t s = b.seq.steps - 1; s >= -1; --s) {
-    const int count = count_at(b.seq, s < 0 ? 0 : s, group, stride);
+    const int count = count_of(b.seq, s < 0 ? 0 : s, all, group, stride);
     if (count == 0) continue;
     BackwardUnit<Cell> early;
     if (s >= 0 && own_n < count && own_unit < hidden)

@@ -73,6 +73,25 @@ RNNFAST_DEVICE void small_product(const SmallLayout& size, const float* matrix, 
   }
 }
 
+// The sums of all parts of k of one unit, `from` its first: at most kWarps parts, whose loads do not wait for each other.
+template <int G>
+RNNFAST_DEVICE void small_totals(const SmallLayout& size, const float* from, int chunk, float (&total)[G]) {
+  float value[kWarps][G];
+  RNNFAST_UNROLL
+  for (int part = 0; part < kWarps; ++part)
+    RNNFAST_UNROLL
+    for (int g = 0; g < G; ++g) {
+      value[part][g] = 0;
+      if (part < size.parts) value[part][g] = from[part * chunk * size.columns() + g * size.units];
+    }
+  RNNFAST_UNROLL
+  for (int g = 0; g < G; ++g) {
+    total[g] = value[0][g];
+    RNNFAST_UNROLL
+    for (int part = 1; part < kWarps; ++part) total[g] += value[part][g];
+  }
+}
+
 // from [rows][width] into to [k][units], zeros around it.
 RNNFAST_DEVICE void small_load(const float* from, int rows, int width, int gates, int units, int k, float* to) {
   const int columns = gates * units;
@@ -99,8 +118,9 @@ RNNFAST_KERNEL(kThreads, 1) small_forward(ForwardLaunch p) {
     operand[i] = h != nullptr ? h[unit] : 0.0f;
   }
   const int own_n = thread_index() / size.units, own_unit = thread_index() % size.units;  // this thread's first pair
+  const int all = count_at(f.seq, 0, first, stride);
   for (int64_t s = 0;; ++s) {
-    const int count = count_at(f.seq, s, first, stride);
+    const int count = count_of(f.seq, s, all, first, stride);
     if (count == 0) return;
     ForwardUnit<Cell> early;  // fetched while the product runs
     const bool own = own_n < count && own_unit < hidden;
@@ -109,18 +129,16 @@ RNNFAST_KERNEL(kThreads, 1) small_forward(ForwardLaunch p) {
     small_product<G>(size, matrix, operand, sums, count, chunk);
     block_barrier();
     for (int pair = thread_index(); pair < count * size.units; pair += kThreads) {
-      const int n = pair / size.units, unit = pair % size.units;
+      const bool mine = pair == thread_index();
+      const int n = mine ? own_n : pair / size.units, unit = mine ? own_unit : pair % size.units;
       if (unit >= hidden) continue;
       const int64_t j = first + int64_t{n} * stride;
-      if (pair != thread_index()) early = load_unit<Cell>(f, s, j, unit);
-      const float h = finish_unit<Cell>(f, early, unit, [&](int gate) {
-        float total = 0;
-        for (int part = 0; part < size.parts; ++part)
-          total += sums[(part * chunk + n) * size.columns() + gate * size.units + unit];
-        return total;
-      });
-      const bool follows = j < active_at(f.seq, s + 1);
-      operand[n * size.k + unit] = follows && cut_before(f.seq, s + 1, j) ? 0.0f : h;
+      if (!mine) early = load_unit<Cell>(f, s, j, unit);
+      float total[G];
+      small_totals<G>(size, sums + n * size.columns() + unit, chunk, total);
+      const float h = finish_unit<Cell>(f, early, unit, [&](int gate) { return total[gate]; });
+      const bool cut = f.seq.cut != nullptr && j < active_at(f.seq, s + 1) && cut_before(f.seq, s + 1, j);
+      operand[n * size.k + unit] = cut ? 0.0f : h;
     }
   }
 }
@@ -137,8 +155,9 @@ RNNFAST_KERNEL(kThreads, 1) small_backward(BackwardLaunch p) {
   small_load(b.r, G * hidden, hidden, 1, size.units, size.k, matrix);
   for (int i = thread_index(); i < chunk * size.k; i += kThreads) operand[i] = 0;
   const int own_n = thread_index() / size.units, own_unit = thread_index() % size.units;
+  const int all = count_at(b.seq, 0, first, stride);
   for (int64_t s = b.seq.steps - 1; s >= -1; --s) {
-    const int count = count_at(b.seq, s < 0 ? 0 : s, first, stride);
+    const int count = count_of(b.seq, s < 0 ? 0 : s, all, first, stride);
     if (count == 0) continue;
     BackwardUnit<Cell> early;
     if (s >= 0 && own_n < count && own_unit < hidden)
@@ -147,17 +166,18 @@ RNNFAST_KERNEL(kThreads, 1) small_backward(BackwardLaunch p) {
     small_product<1>(size, matrix, operand, sums, count, chunk);
     block_barrier();
     for (int pair = thread_index(); pair < count * size.units; pair += kThreads) {
-      const int n = pair / size.units, unit = pair % size.units;
+      const bool mine = pair == thread_index();
+      const int n = mine ? own_n : pair / size.units, unit = mine ? own_unit : pair % size.units;
       if (unit >= hidden) continue;
       const int64_t j = first + int64_t{n} * stride;
-      float product = 0;
-      for (int part = 0; part < size.parts; ++part) product += sums[(part * chunk + n) * size.columns() + unit];
+      float product[1];
+      small_totals<1>(size, sums + n * size.columns() + unit, chunk, product);
       if (s < 0) {
-        b.carry[0][j * hidden + unit] += product;
+        b.carry[0][j * hidden + unit] += product[0];
         continue;
       }
-      if (pair != thread_index()) early = load_unit<Cell>(b, s, j, unit);
-      finish_unit<Cell>(b, early, j, unit, product,
+      if (!mine) early = load_unit<Cell>(b, s, j, unit);
+      finish_unit<Cell>(b, early, j, unit, product[0],
                         [&](int gate, float da) { operand[n * size.k + gate * hidden + unit] = da; });
     }
   }

@@ -13,6 +13,8 @@ namespace rnnfast::cuda {
 namespace {
 
 constexpr int kMostSequences = 16;  // of a block of `small`; more take turns at the sums in its shared memory
+// Sequences of a batch group of `persistent` from which on cuBLAS's tiles are faster (docs/cuda.md has the measurement).
+constexpr int64_t kManyForward = 64, kManyBackward = 48;
 
 int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
@@ -76,11 +78,13 @@ bool plan_persistent(const Kernel* kernels, const PersistentShape* shapes, int64
 LaunchPlan step_plan() { return {Recurrence::step, 0, 0, 0, {}}; }
 
 template <class Small, class Persistent>
-LaunchPlan first_of(Recurrence wish, Small small, Persistent persistent) {
+LaunchPlan first_of(Recurrence wish, int64_t batch, int64_t many, Small small, Persistent persistent) {
   LaunchPlan plan = step_plan();
   const bool any = wish == Recurrence::automatic;
   if ((any || wish == Recurrence::small) && small(plan)) return plan;
-  if ((any || wish == Recurrence::persistent) && persistent(plan)) return plan;
+  if ((any || wish == Recurrence::persistent) && persistent(plan) &&
+      (!any || ceil_div(batch, plan.grid.batch_groups) < many))
+    return plan;
   return step_plan();
 }
 
@@ -120,7 +124,7 @@ void step_by_step(const CellKernels& kernels, const BackwardParams& b, const Con
 
 LaunchPlan plan_forward(const CellKernels& k, int64_t hidden, int64_t batch, Recurrence wish) {
   return first_of(
-      wish,
+      wish, batch, kManyForward,
       [&](LaunchPlan& plan) {
         if (hidden > 256) return false;
         const SmallSize size = k.small_forward_size(static_cast<int>(hidden));
@@ -131,7 +135,7 @@ LaunchPlan plan_forward(const CellKernels& k, int64_t hidden, int64_t batch, Rec
 
 LaunchPlan plan_backward(const CellKernels& k, int64_t hidden, int64_t batch, Recurrence wish) {
   return first_of(
-      wish,
+      wish, batch, kManyBackward,
       [&](LaunchPlan& plan) {
         if (hidden > 256) return false;
         const SmallSize size = k.small_backward_size(static_cast<int>(hidden));

@@ -30,7 +30,7 @@ struct ForwardParams {
   const float *b_ih, *b_hh;      // [G * H] or null
   const float* x;                // [rows][G * H] products of the inputs; with `token` [I][G * H]
   const int32_t* token;          // [rows] or null
-  const float* state0[kStates];  // [B][H]
+  const float* state0[kStates];  // [B][H] or null: zeros
   float* y;                      // row -> [H] at row * y_stride: state 0
   int64_t y_stride;
   float* state[kStates];  // k >= 1: [rows][H] if keep_states, else [B][H] that move on in place
@@ -42,7 +42,7 @@ struct BackwardParams {
   Sequences seq;
   int64_t hidden;
   const float* r;                // [G * H, H]
-  const float* state0[kStates];  // [B][H]
+  const float* state0[kStates];  // [B][H] or null: zeros
   const float* y;                // row -> [H] at row * y_stride
   int64_t y_stride;
   const float* state[kStates];  // k >= 1: [rows][H]

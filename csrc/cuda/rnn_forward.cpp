@@ -80,7 +80,7 @@ class ForwardPass {
   }
 
   DeviceBuffer<float> first_state(int64_t index, int k) const {
-    if (state0_[k] == nullptr) return zeros<float>(context_, batch_ * config_.hidden);
+    if (state0_[k] == nullptr) return {};
     DeviceBuffer<float> to(context_, batch_ * config_.hidden);
     copy_rows(cache_.schedule.batch(), config_.hidden,
               {state0_[k] + index * batch_ * config_.hidden, 0, 0, config_.hidden},
@@ -96,7 +96,7 @@ class ForwardPass {
     for (int k = 0; k < kernels_.states; ++k) {
       at.state0[k] = first_state(index, k);
       if (k > 0 && keep_) at.state[k] = DeviceBuffer<float>(context_, rows_ * hidden);
-      if (k > 0 && !keep_) at.state[k] = copy_of(at.state0[k].data(), batch_ * hidden);
+      if (k > 0 && !keep_) at.state[k] = DeviceBuffer<float>(context_, batch_ * hidden);
     }
     if (keep_) {
       at.w = copy_of(w.w_ih, gates_ * config_.input_of(layer)), at.r = copy_of(w.w_hh, gates_ * hidden);
@@ -115,13 +115,12 @@ class ForwardPass {
       const LaunchPlan plan = plan_forward(kernels_, hidden, batch_, wish_);
       run_forward(kernels_, plan, f, context_, cache_.schedule.active());
     }
+    LastParams last{f.seq, hidden, cache_.schedule.order(), {}};
     for (int k = 0; k < kernels_.states; ++k) {
-      if (out_.state[k] == nullptr) continue;
-      const bool in_place = k > 0 && !keep_;
-      last_rows({f.seq, hidden, cache_.schedule.order(), k == 0 ? f.y : f.state[k], k == 0 ? width_ : hidden, in_place,
-                 f.state0[k], out_.state[k] + index * batch_ * hidden},
-                context_.stream);
+      float* to = out_.state[k] != nullptr ? out_.state[k] + index * batch_ * hidden : nullptr;
+      last.state[k] = {k == 0 ? f.y : f.state[k], k == 0 ? width_ : hidden, k > 0 && !keep_, f.state0[k], to};
     }
+    last_rows(last, context_.stream);
   }
 
   void drop(int layer) {

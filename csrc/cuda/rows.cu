@@ -99,10 +99,15 @@ RNNFAST_KERNEL(kThreads, 1) last_kernel(LastLaunch l) {
   const LastParams& p = l.p;
   each_element(l.columns, p.seq.batch, p.hidden, [&](int64_t j, int64_t column) {
     const int64_t length = p.seq.uniform ? p.seq.steps : p.seq.length[j];
-    const float* from = length == 0     ? p.state0 + j * p.hidden
-                        : p.by_sequence ? p.rows + j * p.hidden
-                                        : p.rows + row_of(p.seq, length - 1, j) * p.stride;
-    p.to[(p.order != nullptr ? p.order[j] : j) * p.hidden + column] = from[column];
+    const int64_t last = length == 0 ? 0 : row_of(p.seq, length - 1, j);
+    for (const LastParams::State& state : p.state) {
+      if (state.to == nullptr) continue;
+      const float* from = length == 0         ? (state.state0 != nullptr ? state.state0 + j * p.hidden : nullptr)
+                          : state.by_sequence ? state.rows + j * p.hidden
+                                              : state.rows + last * state.stride;
+      const int64_t b = p.order != nullptr ? p.order[j] : j;
+      state.to[b * p.hidden + column] = from != nullptr ? from[column] : 0.0f;
+    }
   });
 }
 

@@ -38,16 +38,18 @@ struct BeforeParams {
 void rows_before(const BeforeParams&, Stream);
 void first_operand(const BeforeParams&, Stream);  // [batch][H] for step 0
 
-// to(b) = the last row of each sequence, or its first state where it has no step.
+// to(b) = the last row of each sequence, or its first state where it has no step; for every state at once.
 struct LastParams {
   Sequences seq;
   int64_t hidden;
   const int32_t* order;
-  const float* rows;  // row -> [H] at row * stride; or with by_sequence [B][H]
-  int64_t stride;
-  bool by_sequence;
-  const float* state0;  // [B][H]
-  float* to;            // [B][H], the caller's order
+  struct State {
+    const float* rows;  // row -> [H] at row * stride; or with by_sequence [B][H]
+    int64_t stride;
+    bool by_sequence;
+    const float* state0;  // [B][H] or null: zeros
+    float* to;            // [B][H], the caller's order, or null
+  } state[kStates];
 };
 void last_rows(const LastParams&, Stream);
 

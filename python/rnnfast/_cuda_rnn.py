@@ -76,7 +76,7 @@ class DeviceRnn:
             return None
         if cuda.dtype_kind(value) != "f":
             raise TypeError(f"{name} must be floating point")
-        got = tuple(int(n) for n in np.shape(value))
+        got = tuple(int(n) for n in (value.shape if hasattr(value, "shape") else np.shape(value)))
         if got != shape:
             raise ValueError(f"{name} must have shape {shape}, got {got}")
         return kind.floats(name, value)

@@ -270,8 +270,8 @@ class _Foreign(Kind):
     def floats(self, name: str, value: Any) -> DeviceArray:
         if isinstance(value, DeviceArray):
             return value
-        if not hasattr(value, "__cuda_array_interface__") and not hasattr(value, "is_cuda"):
-            return to_device(np.asarray(value, np.float32))
+        if type(kind_of(value)) is Kind:
+            return to_device(np.asarray(to_host(value), np.float32))
         return self._view(self._contiguous(value))
 
     def result(self, array: DeviceArray | None) -> Any:
