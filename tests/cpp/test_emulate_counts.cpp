@@ -15,8 +15,7 @@ RNNFAST_KERNEL(1024, 1) touch_shared(Params p) {  // x, y: stride and width
 }
 
 RNNFAST_KERNEL(1024, 1) touch_global(Params p) {
-  float sum = 0;
-  for (int i = 0; i < 2; ++i) sum += load<float>(p.x + (thread_index() * p.n) % emulated::kSize);
+  const float sum = load<float>(p.x + (thread_index() * p.n) % emulated::kSize);
   if (sum < 0) store(p.y, sum);
 }
 
@@ -38,8 +37,10 @@ void banks(int stride, bool wide, uint64_t passes, uint64_t ideal) {
   const std::string name = "stride " + std::to_string(stride) + (wide ? " of 16 bytes" : "");
   check(all.size() == 1 && all[0].shared && all[0].write && all[0].times == 2, name + ": one place, two warps");
   if (all.size() != 1) return;
-  check(all[0].bytes == (wide ? 16 : 4) && all[0].source.find("test_emulate_counts.cpp:") != std::string::npos,
-        name + ": " + all[0].source);
+  check(all[0].bytes == (wide ? 16 : 4), name + ": bytes of a lane");
+#if defined(__x86_64__)  // else the program may be a static one for another processor, which addr2line cannot read
+  check(all[0].source.find("test_emulate_counts.cpp:") != std::string::npos, name + ": " + all[0].source);
+#endif
   check(all[0].passes == 2 * passes && all[0].ideal == 2 * ideal,
         name + ": " + std::to_string(all[0].passes) + " passes, ideal " + std::to_string(all[0].ideal));
 }
@@ -50,10 +51,9 @@ void sectors(int stride, uint64_t sectors, uint64_t useful) {
   params.n = stride;
   const auto all = count(touch_global, params, 0);
   const std::string name = "stride " + std::to_string(stride);
-  check(all.size() == 1 && !all[0].shared && !all[0].write && all[0].times == 4,
-        name + ": one place, two warps, twice");
+  check(all.size() == 1 && !all[0].shared && !all[0].write && all[0].times == 2, name + ": one place, two warps");
   if (all.size() == 1)
-    check(all[0].sectors == 4 * sectors && all[0].useful == 4 * useful,
+    check(all[0].sectors == 2 * sectors && all[0].useful == 2 * useful,
           name + ": " + std::to_string(all[0].sectors) + " sectors, " + std::to_string(all[0].useful) + " bytes");
 }
 

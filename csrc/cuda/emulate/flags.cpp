@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "access.h"
-#include "races.h"
+#include "knowledge.h"
 #include "state.h"
 
 namespace rnnfast::emulate {

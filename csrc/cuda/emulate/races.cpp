@@ -1,41 +1,18 @@
-// Data races by happens-before. What a thread knows of the others' accesses is a vector clock, written so that the
-// common cases are one comparison:
+// Data races: two accesses to the same bytes, one of them a write, that nothing orders (knowledge.h).
 //
-// Each thread has a clock that its accesses are stamped with. A block barrier sets the clocks of the block to one more
-// than their maximum, so "what the block did below barrier_clock" is one number, and so is a warp's below warp_clock
-// after a warp_sync of all lanes. What is known of other blocks is one number each, shared by all threads of a block
-// that learned nothing else (Knowledge, never changed once made). Exact knowledge of single threads in the middle of
-// their work, from a flag or a partial warp_sync, is a list of Spans, which the next barrier that is heard of makes
-// obsolete.
-//
-// For each 4 bytes a Cell keeps the last write and the reads since. Reads by several threads of a block are kept as the
-// warp's or the block's with the highest clock; by several blocks, as one such entry for each. If a kernel has a race,
-// that is found in whichever order the threads run, except for what an exact log of all reads would see beyond that.
+// For each 4 bytes a Cell keeps the last write and the reads since. Reads by several lanes are kept as the warp's, by
+// several warps as the block's, with the highest clock; by several blocks, as one such entry for each. So a race is
+// found in whichever order the threads run; but a load_relaxed is not kept, and a warp of which only some lanes read is
+// as one of which all did.
 #include "races.h"
 
 #include <algorithm>
-#include <bitset>
-#include <deque>
-#include <memory>
-#include <unordered_map>
 
+#include "knowledge.h"
 #include "memory.h"
 #include "state.h"
 
 namespace rnnfast::emulate {
-
-struct Span {  // accesses of threads first to last of a block below clock
-  uint32_t block;
-  int first, last;
-  uint32_t clock;
-  bool operator<(const Span& o) const { return std::tie(block, first, last) < std::tie(o.block, o.first, o.last); }
-};
-
-struct Knowledge {
-  std::vector<uint32_t> blocks;  // accesses of block b below blocks[b]; empty: nothing
-  std::vector<Span> spans;       // sorted
-  uint32_t of(uint32_t block) const { return block < blocks.size() ? blocks[block] : 0; }
-};
 
 namespace {
 
@@ -66,95 +43,29 @@ enum : uint64_t { kOne = 1, kGroup = 2, kSeveral = 3 };
 
 uint32_t global_tag, shared_tag;
 int64_t grid_blocks;
-std::deque<Knowledge> all_knowledge;  // of this launch
-std::unordered_map<const unsigned*, const Knowledge*> flags;
 std::vector<uint64_t> read_sets;  // grid_blocks entries each
-
-// ---- knowledge
-
-void add(std::vector<Span>& spans, const Span& span) {
-  const auto at = std::lower_bound(spans.begin(), spans.end(), span);
-  if (at != spans.end() && !(span < *at))
-    at->clock = std::max(at->clock, span.clock);
-  else
-    spans.insert(at, span);
-}
-
-void drop_obsolete(Knowledge& k, uint32_t own_block, uint32_t own_clock) {
-  std::erase_if(k.spans, [&](const Span& s) { return s.clock <= (s.block == own_block ? own_clock : k.of(s.block)); });
-}
-
-const Knowledge* keep(Knowledge&& k) {
-  all_knowledge.push_back(std::move(k));
-  return &all_knowledge.back();
-}
-
-void join_into(Knowledge& to, const Knowledge& from) {
-  if (to.blocks.size() < from.blocks.size()) to.blocks.resize(from.blocks.size());
-  for (size_t i = 0; i < from.blocks.size(); ++i) to.blocks[i] = std::max(to.blocks[i], from.blocks[i]);
-  for (const Span& each : from.spans) add(to.spans, each);
-}
-
-const Knowledge* join(const Knowledge* a, const Knowledge* b, const Fiber& fiber) {
-  if (a == b || b == nullptr) return a;
-  if (a == nullptr) return b;
-  Knowledge both = *a;
-  join_into(both, *b);
-  drop_obsolete(both, static_cast<uint32_t>(fiber.block->number), fiber.barrier_clock);
-  return keep(std::move(both));
-}
-
-// All that a thread knows, itself included, for others to take over.
-const Knowledge* publish(Fiber& fiber) {
-  Knowledge k = fiber.known != nullptr ? *fiber.known : Knowledge{};
-  const auto block = static_cast<uint32_t>(fiber.block->number);
-  if (k.blocks.size() <= block) k.blocks.resize(block + 1);
-  k.blocks[block] = fiber.barrier_clock;
-  if (fiber.warp_clock > fiber.barrier_clock) {
-    const int first = fiber.thread / kLanes * kLanes;
-    add(k.spans, {block, first, first + kLanes - 1, fiber.warp_clock});
-  }
-  ++fiber.clock;  // what comes after is not covered
-  if (fiber.clock > fiber.barrier_clock + 1) add(k.spans, {block, fiber.thread, fiber.thread, fiber.clock});
-  add(k.spans, {block, fiber.thread, fiber.thread, fiber.clock});
-  drop_obsolete(k, block, fiber.barrier_clock);
-  return keep(std::move(k));
-}
+std::vector<uint64_t> free_sets;  // indices of those that no cell has any more
 
 // ---- is an earlier access ordered before what this thread does now?
 
-bool spans_cover(const Fiber& fiber, uint32_t block, int first, int last, uint32_t clock) {
-  if (fiber.known == nullptr || fiber.known->spans.empty()) return false;
-  std::bitset<1024> covered;
-  for (const Span& each : fiber.known->spans)
-    if (each.block == block && each.clock > clock)
-      for (int t = std::max(first, each.first); t <= std::min(last, each.last); ++t)
-        covered.set(static_cast<size_t>(t));
-  const auto own_block = static_cast<uint32_t>(fiber.block->number);
-  for (int t = first; t <= last; ++t) {
-    const bool mine =
-        block == own_block && (t == fiber.thread || (t / kLanes == fiber.thread / kLanes && clock < fiber.warp_clock));
-    if (!mine && !covered.test(static_cast<size_t>(t))) return false;
-  }
-  return true;
-}
-
-inline bool ordered(uint64_t e, const Fiber& fiber, int first, int last) {
-  const uint32_t block = Epoch::block(e), clock = Epoch::clock(e);
-  if (block == static_cast<uint32_t>(fiber.block->number)) {
-    if (clock < fiber.barrier_clock) return true;
-    if (first == last && first == fiber.thread) return true;
-    if (first / kLanes == fiber.thread / kLanes && last / kLanes == first / kLanes && clock < fiber.warp_clock)
-      return true;
-  } else if (fiber.known != nullptr && clock < fiber.known->of(block)) {
-    return true;
-  }
-  return spans_cover(fiber, block, first, last, clock);
-}
-
 inline bool ordered_one(uint64_t e, const Fiber& fiber) {
   const int thread = Epoch::thread(e);
-  return ordered(e, fiber, thread, thread);
+  return ordered(Epoch::block(e), thread, thread, Epoch::clock(e), fiber);
+}
+
+constexpr uint64_t kSetMask = (uint64_t{1} << 40) - 1;
+
+uint64_t* set_of(uint64_t e) { return &read_sets[(e & kSetMask) * static_cast<uint64_t>(grid_blocks)]; }
+
+uint64_t new_set() {
+  if (free_sets.empty()) {
+    read_sets.resize(read_sets.size() + static_cast<size_t>(grid_blocks));
+    return read_sets.size() / static_cast<uint64_t>(grid_blocks) - 1;
+  }
+  const uint64_t set = free_sets.back();
+  free_sets.pop_back();
+  std::fill_n(set_of(set), grid_blocks, 0);
+  return set;
 }
 
 bool ordered_reads(uint64_t e, const Fiber& fiber) {
@@ -166,11 +77,11 @@ bool ordered_reads(uint64_t e, const Fiber& fiber) {
     case kGroup: {
       const int threads = machine.shape->threads, first = e & Epoch::group_bit ? 0 : Epoch::thread(e);
       const int last = e & Epoch::group_bit ? threads - 1 : std::min(first + kLanes, threads) - 1;
-      return ordered(e, fiber, first, last);
+      return ordered(Epoch::block(e), first, last, Epoch::clock(e), fiber);
     }
     default: {
       if (e & Epoch::group_bit) return false;
-      const uint64_t* set = &read_sets[(e & 0xffffffffff) * static_cast<uint64_t>(grid_blocks)];
+      const uint64_t* set = set_of(e);
       return std::all_of(set, set + grid_blocks, [&](uint64_t each) { return ordered_reads(each, fiber); });
     }
   }
@@ -202,12 +113,11 @@ uint64_t merge(uint64_t e, uint64_t mine, const Fiber& fiber) {
   const uint64_t tag = mine & Epoch::tag_mask << Epoch::tag_shift;
   if (!machine.cooperative) return kSeveral << 62 | tag | Epoch::group_bit | (mine & (Epoch::group_bit - 1));
   if (Epoch::kind(e) != kSeveral) {
-    const uint64_t set = read_sets.size() / static_cast<uint64_t>(grid_blocks);
-    read_sets.resize(read_sets.size() + static_cast<size_t>(grid_blocks));
-    read_sets[set * static_cast<uint64_t>(grid_blocks) + Epoch::block(e)] = e;
-    e = kSeveral << 62 | tag | set;
+    const uint64_t before = e;
+    e = kSeveral << 62 | tag | new_set();
+    set_of(e)[Epoch::block(before)] = before;
   }
-  uint64_t& entry = read_sets[(e & 0xffffffffff) * static_cast<uint64_t>(grid_blocks) + own];
+  uint64_t& entry = set_of(e)[own];
   entry = merge_in_block(entry, mine, fiber);
   return e;
 }
@@ -280,6 +190,7 @@ inline void write_cell(Fiber& fiber, Allocation& a, Cell& cell, uint64_t tag, ui
   }
   cell.write = kind == Kind::begin_copy ? mine | Epoch::group_bit : mine;
   cell.write_pc = short_pc(pc);
+  if (Epoch::kind(r) == kSeveral && Epoch::tag(r) == tag && !(r & Epoch::group_bit)) free_sets.push_back(r & kSetMask);
   cell.read = 0;
 }
 
@@ -315,113 +226,15 @@ void track(Fiber& fiber, Allocation& a, uintptr_t address, int bytes, bool write
 void begin_races(int64_t blocks) {
   if (!tracked) return;
   if (blocks >= int64_t{1} << Epoch::block_bits) throw Fault("more blocks than the race detector can tell apart");
-  all_knowledge.clear();
-  flags.clear();
+  forget_knowledge();
   read_sets.clear();
+  free_sets.clear();
   grid_blocks = blocks;
   if (++global_tag > Epoch::tag_mask) forget_global_cells(), global_tag = 1;
 }
 
 void begin_shared() {
   if (tracked && ++shared_tag > Epoch::tag_mask) forget_shared_cells(), shared_tag = 1;
-}
-
-void begin_clock(Fiber& fiber) {
-  fiber.clock = 1;
-  fiber.barrier_clock = fiber.warp_clock = 0;
-  fiber.known = fiber.seen = fiber.fenced = nullptr;
-}
-
-void join_block(Block& block) {
-  if (!tracked) return;
-  const int n = machine.shape->threads;
-  uint32_t clock = 0;
-  const Knowledge* known = block.fibers[0].known;
-  bool all_same = true;
-  for (int t = 0; t < n; ++t) {
-    clock = std::max(clock, block.fibers[t].clock);
-    all_same = all_same && block.fibers[t].known == known;
-  }
-  if (++clock >= kClockMask) {
-    report("more barriers than the race detector can count");
-    stop();
-  }
-  if (!all_same) {
-    Knowledge both;
-    const Knowledge* last = nullptr;
-    for (int t = 0; t < n; ++t)
-      if (block.fibers[t].known != nullptr && block.fibers[t].known != last)
-        join_into(both, *(last = block.fibers[t].known));
-    drop_obsolete(both, static_cast<uint32_t>(block.number), clock);
-    known = keep(std::move(both));
-  }
-  for (int t = 0; t < n; ++t) {
-    Fiber& fiber = block.fibers[t];
-    fiber.clock = fiber.barrier_clock = clock;
-    fiber.warp_clock = 0;
-    fiber.known = known;
-  }
-}
-
-void join_warp(Block& block, int warp, unsigned mask) {
-  if (!tracked) return;
-  Fiber* lanes = block.fibers + warp * kLanes;
-  Knowledge both;
-  uint32_t clock = 0;
-  bool all_same = true;
-  const Knowledge* known = nullptr;
-  bool first = true;
-  for (int i = 0; i < kLanes; ++i) {
-    if (!(mask >> i & 1)) continue;
-    if (first) known = lanes[i].known;
-    first = false;
-    clock = std::max(clock, lanes[i].clock);
-    all_same = all_same && lanes[i].known == known;
-  }
-  ++clock;
-  const bool whole = mask == block.warps[static_cast<size_t>(warp)].lanes;
-  if (!whole || !all_same) {
-    for (int i = 0; i < kLanes; ++i) {
-      if (!(mask >> i & 1)) continue;
-      const int thread = warp * kLanes + i;
-      if (lanes[i].known != nullptr) join_into(both, *lanes[i].known);
-      if (whole) continue;
-      if (lanes[i].warp_clock > lanes[i].barrier_clock)
-        add(both.spans,
-            {static_cast<uint32_t>(block.number), warp * kLanes, warp * kLanes + kLanes - 1, lanes[i].warp_clock});
-      add(both.spans, {static_cast<uint32_t>(block.number), thread, thread, lanes[i].clock + 1});
-    }
-    known = keep(std::move(both));
-  }
-  for (int i = 0; i < kLanes; ++i) {
-    if (!(mask >> i & 1)) continue;
-    lanes[i].known = known;
-    lanes[i].clock = clock;
-    if (whole) lanes[i].warp_clock = clock;
-  }
-}
-
-void fence(Fiber& fiber) {
-  if (!tracked) return;
-  fiber.known = join(fiber.known, fiber.seen, fiber);
-  fiber.seen = nullptr;
-  fiber.fenced = publish(fiber);
-}
-
-void release_flag(Fiber& fiber, const unsigned* flag, bool release, bool add) {
-  if (!tracked) return;
-  const Knowledge* mine = release ? publish(fiber) : fiber.fenced;
-  const Knowledge*& there = flags[flag];
-  there = add ? join(there, mine, fiber) : mine;
-  if (add && there == nullptr) there = mine;
-}
-
-void acquire_flag(Fiber& fiber, const unsigned* flag, bool acquire) {
-  if (!tracked) return;
-  const auto found = flags.find(flag);
-  if (found == flags.end() || found->second == nullptr) return;
-  const Knowledge*& to = acquire ? fiber.known : fiber.seen;
-  to = join(to, found->second, fiber);
 }
 
 }  // namespace rnnfast::emulate

@@ -16,13 +16,6 @@ struct Cell {  // the last accesses to 4 bytes: who and when (Epoch in races.cpp
 
 void begin_races(int64_t blocks);  // a launch
 void begin_shared();               // shared memory begins anew: a launch, or a block where they run one at a time
-void begin_clock(Fiber& fiber);
-
-void join_block(Block& block);
-void join_warp(Block& block, int warp, unsigned mask);
-void fence(Fiber& fiber);
-void release_flag(Fiber& fiber, const unsigned* flag, bool release, bool add);
-void acquire_flag(Fiber& fiber, const unsigned* flag, bool acquire);
 
 enum class Kind { plain, atomic, begin_copy, end_copy };
 void track(Fiber& fiber, Allocation& allocation, uintptr_t address, int bytes, bool write, Kind kind, const void* pc);

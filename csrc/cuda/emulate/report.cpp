@@ -43,15 +43,16 @@ std::string source_at(int32_t pc) {
 
 std::string source_of(const void* pc) {
   const auto address = reinterpret_cast<uintptr_t>(pc) - 1;  // the call, not where it returns to
-  Dl_info info;
-  if (dladdr(reinterpret_cast<const void*>(address), &info) == 0 || info.dli_fname == nullptr) return "unknown code";
+  Dl_info info = {};
+  dladdr(reinterpret_cast<const void*>(address), &info);  // finds nothing in a static program
   const uintptr_t offset = address - reinterpret_cast<uintptr_t>(info.dli_fbase);
-  std::string text = ask(info.dli_fname, offset);
-  if (text.empty()) text = ask(info.dli_fname, address);  // linked to a fixed address
+  std::string text;
+  if (info.dli_fname != nullptr) text = ask(info.dli_fname, offset);
+  if (text.empty() && info.dli_fname != nullptr) text = ask(info.dli_fname, address);  // linked to a fixed address
   if (!text.empty()) return text;
   char plain[64];
   std::snprintf(plain, sizeof plain, "code at 0x%zx", offset);
-  return info.dli_sname != nullptr ? std::string(info.dli_sname) + ", " + plain : plain;
+  return plain;
 }
 
 std::string name_of(const Fiber& fiber) {

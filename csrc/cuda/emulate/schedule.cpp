@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "counts.h"
+#include "knowledge.h"
 #include "memory.h"
 #include "races.h"
 #include "state.h"
@@ -24,6 +25,13 @@ bool watching = false;
 namespace {
 
 constinit Options all_options;
+
+// RNNFAST_EMULATE_WITHOUT=file.h:123 takes the barrier, or the order that a flag gives, out of that line, as if the
+// source did not have it: scripts/mutate_kernels.py shows that some test then fails.
+const char* const left_out_site = std::getenv("RNNFAST_EMULATE_WITHOUT");
+const char* const left_out_colon = left_out_site != nullptr ? std::strrchr(left_out_site, ':') : nullptr;
+const int left_out_line = left_out_colon != nullptr ? std::atoi(left_out_colon + 1) : -1;
+
 constexpr uintptr_t kLeastStack = 2048;  // below that it may have been overrun
 
 class Queue {
@@ -229,13 +237,7 @@ void set_schedule(const std::string& name, uint64_t seed) {
   throw std::invalid_argument("schedule must be in_order, reverse, random, thread_ahead or block_ahead, got " + name);
 }
 
-// RNNFAST_EMULATE_WITHOUT=file.h:123 takes the barrier, or the order that a flag gives, out of that line, as if the
-// source did not have it: scripts/mutate_kernels.py shows that some test then fails.
-bool left_out(Where where) {
-  static const char* const name = std::getenv("RNNFAST_EMULATE_WITHOUT");
-  static const int line = name != nullptr && std::strrchr(name, ':') ? std::atoi(std::strrchr(name, ':') + 1) : -1;
-  return where.line == line && describe(where) == name;
-}
+bool left_out(Where where) { return where.line == left_out_line && describe(where) == left_out_site; }
 
 Statistics statistics() { return machine.statistics; }
 

@@ -14,7 +14,7 @@ namespace rnnfast::emulate {
 
 constexpr int kLanes = 32;
 
-struct Knowledge;   // races.h
+struct Knowledge;   // knowledge.h
 struct Allocation;  // memory.h
 struct Block;
 

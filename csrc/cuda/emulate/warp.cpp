@@ -4,7 +4,7 @@
 
 #include "access.h"
 #include "counts.h"
-#include "races.h"
+#include "knowledge.h"
 #include "state.h"
 
 namespace rnnfast::emulate {
