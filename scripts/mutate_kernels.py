@@ -1,8 +1,8 @@
 """Leave out each barrier, fence and ordered flag of the GPU kernels in turn and see that a test fails.
 
 The emulated device does it: with RNNFAST_EMULATE_WITHOUT=<file>:<line> it runs the kernels as if that line had no
-barrier, fence or wait for copies, or as if its flag were relaxed. So nothing is built again; a build with RNNFAST_CUDA=EMULATE
-must be importable. Prints what was left out and what found it; exits with 1 if something was missed.
+barrier, fence or wait for copies, or as if its flag were relaxed. So nothing is built again; a build with
+RNNFAST_CUDA=EMULATE must be importable. Prints what was left out and what found it; exits with 1 if something was missed.
 
     python scripts/mutate_kernels.py [arguments of pytest, by default tests/test_cuda*.py]
 """
