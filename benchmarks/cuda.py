@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import rnnfast
-from rnnfast import cuda
+try:
+    import torch
+
+    import rnnfast
+    from rnnfast import cuda
+except ImportError as error:
+    raise SystemExit(f"benchmarks/cuda.py needs rnnfast, and torch with CUDA: {error}") from error
 
 KINDS = {"lstm": (rnnfast.LSTM, torch.nn.LSTM), "gru": (rnnfast.GRU, torch.nn.GRU), "rnn": (rnnfast.RNN, torch.nn.RNN)}
 SIZES = [  # T, B, I, H
@@ -41,10 +45,16 @@ SIZES = [  # T, B, I, H
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="measure, and write to this file")
+    parser.add_argument("--table", type=Path, help="print a file as a table instead")
     parser.add_argument("--cells", nargs="+", default=list(KINDS))
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
+    if options.table is not None:
+        print(table(json.loads(options.table.read_text())))
+        return
+    if options.out is None:
+        parser.error("--out or --table is needed")
     result: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
     result |= {"cudnn": torch.backends.cudnn.version(), "cuda": torch.version.cuda, "info": rnnfast.info(), "rows": []}
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +133,24 @@ def line(row: dict[str, Any]) -> str:
     size = " ".join(f"{n}{row[n]}" for n in "TBIH")
     worst = max(row["difference"].values())
     return f"{row['cell']} {size} plan {'/'.join(row['plan'])} diff {worst:.1e} | " + "  ".join(parts)
+
+
+def table(result: dict[str, Any]) -> str:
+    """Milliseconds of forward + backward, and of forward alone, as Markdown."""
+    lines = [
+        f"{result['device']}, torch {result['torch']}, cuDNN {result['cudnn']}",
+        "Milliseconds of forward + backward (forward):",
+        "",
+        "| cell | T | B | I = H | rnnfast | took | cuDNN float32 | cuDNN TF32 | float32: times as fast |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        ms = row["ms"]
+        own, single, tf32 = (f"{ms[name][1]:.2f} ({ms[name][0]:.2f})" for name in ("automatic", "cudnn", "cudnn_tf32"))
+        took, ratio = " / ".join(dict.fromkeys(row["plan"])), ms["cudnn"][1] / ms["automatic"][1]
+        size = f"{row['cell']} | {row['T']} | {row['B']} | {row['H']}"
+        lines.append(f"| {size} | {own} | {took} | {single} | {tf32} | {ratio:.1f} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

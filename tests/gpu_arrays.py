@@ -1,5 +1,5 @@
-"""What only a real GPU can show: torch's and CuPy's arrays in and out, their streams and allocators, and torch's cuDNN as
-the judge. Run by scripts/gpu.sh; pytest does not collect it by itself."""
+"""What only a real GPU can show: torch's and CuPy's arrays in and out, their streams and allocators, and torch's cuDNN
+as the judge. Run by scripts/gpu.sh; pytest does not collect it by itself."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The GPU kernels against the float64 oracle: every recurrence, cell, direction, lengths and resets, at odd sizes, forward
-and all gradients. On a machine without a GPU they run on the emulated device of a build with RNNFAST_CUDA=EMULATE, which
-raises for a race, a barrier that not all come to, or an access out of bounds: each case in two schedules, whose bits must
-be the same (eight in `make test-all`)."""
+"""The GPU kernels against the float64 oracle: every recurrence, cell, direction, lengths and resets, at odd sizes,
+forward and all gradients. On a machine without a GPU they run on the emulated device of a build with
+RNNFAST_CUDA=EMULATE, which raises for a race, a barrier that not all come to, or an access out of bounds: each case in
+two schedules, whose bits must be the same (eight in `make test-all`)."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
 #pragma once
 
 #include "../cells/registry.h"
-#include "params.h"
 #include "device.h"
+#include "params.h"
 
 namespace rnnfast::cuda {
 
@@ -59,8 +59,8 @@ RNNFAST_DEVICE int count_of(const Sequences& q, int64_t s, int all, int first, i
 
 // ---- forward ----
 
-// What a unit's step needs that does not depend on other units: it can be fetched before the product is there. Nothing is
-// computed from what was fetched, because a thread goes on until it first needs a number.
+// What a unit's step needs that does not depend on other units: it can be fetched before the product is there. Nothing
+// is computed from what was fetched, because a thread goes on until it first needs a number.
 template <class Cell>
 struct ForwardUnit {
   using C = Traits<Cell>;
@@ -102,18 +102,17 @@ template <class Cell, class Product>
 RNNFAST_DEVICE float finish_unit(const ForwardParams& p, const ForwardUnit<Cell>& u, int64_t unit, Product product) {
   using C = Traits<Cell>;
   Vec a[C::P], prev[C::S], state[C::S], saved[C::stored];
-RNNFAST_UNROLL
+  RNNFAST_UNROLL
   for (int n = 0; n < C::P; ++n)
-    a[n] = Vec(u.b_ih[n] + u.x[n] + u.b_hh[n] +
-               ((Cell::recurrent_mask >> n & 1) ? product(Cell::gate_of(n)) : 0.0f));
-RNNFAST_UNROLL
+    a[n] = Vec(u.b_ih[n] + u.x[n] + u.b_hh[n] + ((Cell::recurrent_mask >> n & 1) ? product(Cell::gate_of(n)) : 0.0f));
+  RNNFAST_UNROLL
   for (int k = 0; k < C::S; ++k) prev[k] = Vec(u.prev[k]);
   Cell::forward(a, prev, state, saved);
   p.y[u.row * p.y_stride + unit] = state[0].v;
-RNNFAST_UNROLL
+  RNNFAST_UNROLL
   for (int k = 1; k < C::S; ++k) p.state[k][u.state_row * p.hidden + unit] = state[k].v;
   if (C::saved > 0 && p.saved != nullptr) {
-RNNFAST_UNROLL
+    RNNFAST_UNROLL
     for (int k = 0; k < C::saved; ++k) p.saved[(u.row * C::saved + k) * p.hidden + unit] = saved[k].v;
   }
   return state[0].v;
@@ -135,9 +134,9 @@ RNNFAST_DEVICE BackwardUnit<Cell> load_unit(const BackwardParams& p, int64_t s, 
   BackwardUnit<Cell> u;
   u.row = row_of(p.seq, s, j), u.cut = cut_before(p.seq, s, j);
   const int64_t before = s == 0 ? 0 : row_of(p.seq, s - 1, j);
-RNNFAST_UNROLL
+  RNNFAST_UNROLL
   for (int k = 0; k < C::saved; ++k) u.saved[k] = p.saved[(u.row * C::saved + k) * p.hidden + unit];
-RNNFAST_UNROLL
+  RNNFAST_UNROLL
   for (int k = 0; k < C::S; ++k) {
     const float* from = s == 0   ? p.state0[k] + j * p.hidden
                         : k == 0 ? p.y + before * p.y_stride
@@ -158,13 +157,13 @@ RNNFAST_DEVICE void finish_unit(const BackwardParams& p, const BackwardUnit<Cell
                                 float product, Keep keep) {
   using C = Traits<Cell>;
   Vec saved[C::stored], prev[C::S], state[C::S], ds[C::S], da[C::P];
-RNNFAST_UNROLL
+  RNNFAST_UNROLL
   for (int k = 0; k < C::saved; ++k) saved[k] = Vec(u.saved[k]);
-RNNFAST_UNROLL
+  RNNFAST_UNROLL
   for (int k = 0; k < C::S; ++k) prev[k] = Vec(u.prev[k]), state[k] = Vec(u.state[k]), ds[k] = Vec(u.carry[k]);
   ds[0].v += u.dy + product;
   Cell::backward(saved, prev, state, ds, da);
-RNNFAST_UNROLL
+  RNNFAST_UNROLL
   for (int n = 0; n < C::P; ++n) {
     const int64_t at = (u.row * C::G + Cell::gate_of(n)) * p.hidden + unit;
     if (C::split && (Cell::input_mask >> n & 1)) p.dax[at] = da[n].v;
@@ -173,7 +172,7 @@ RNNFAST_UNROLL
       keep(Cell::gate_of(n), u.cut ? 0.0f : da[n].v);
     }
   }
-RNNFAST_UNROLL
+  RNNFAST_UNROLL
   for (int k = 0; k < C::S; ++k) p.carry[k][j * p.hidden + unit] = u.cut ? 0.0f : ds[k].v;
 }
 

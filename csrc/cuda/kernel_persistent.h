@@ -16,11 +16,11 @@ template <class Cell, int N>  // N: numbers of a row of R in a lane
 struct PersistentSize {
   static constexpr int G = Traits<Cell>::G;
   static constexpr int warp_units = N <= 16 ? 8 / G : (G <= 4 ? 4 / G : 1);
-  static constexpr int rows = G * warp_units;          // of R, in a warp
-  static constexpr int slots = rows <= 4 ? 4 : 8;      // rows, or the next power of two
-  static constexpr int sequences = 32 / slots;         // whose sums are added over the lanes together
-  static constexpr int units = warp_units * kWarps;    // of a block
-  static constexpr int width = 32 * N;                 // H, padded
+  static constexpr int rows = G * warp_units;        // of R, in a warp
+  static constexpr int slots = rows <= 4 ? 4 : 8;    // rows, or the next power of two
+  static constexpr int sequences = 32 / slots;       // whose sums are added over the lanes together
+  static constexpr int units = warp_units * kWarps;  // of a block
+  static constexpr int width = 32 * N;               // H, padded
   // From a sequence's pre-activations [unit][gate] to the next's: a warp writes `slots` of each without a conflict.
   static constexpr int pre_stride = (G * units + 31 - slots) / 32 * 32 + slots;
   // Backward: k = i * 256 + thread, a thread has them for all of the block's units.
@@ -93,8 +93,8 @@ RNNFAST_DEVICE void load_rows(float* to, int count, int width, int padded, const
   }
 }
 
-// Calls load(n0, n1) for up to four parts of `rows` sequences, then use(n0, n1) for each, behind a barrier, as soon as it
-// has come: the rest is still on its way. Parts are of whole multiples of `granule`.
+// Calls load(n0, n1) for up to four parts of `rows` sequences, then use(n0, n1) for each, behind a barrier, as soon as
+// it has come: the rest is still on its way. Parts are of whole multiples of `granule`.
 template <int granule, class Load, class Use>
 RNNFAST_DEVICE void in_parts(int rows, Load load, Use use) {
   constexpr int kParts = 4;
@@ -162,21 +162,22 @@ RNNFAST_DEVICE void backward_sums(const float (&w)[Size::k_thread][Size::units],
 }
 
 template <class Cell, int N>
-RNNFAST_KERNEL(kThreads, 1) persistent_forward(ForwardLaunch p) {
+RNNFAST_KERNEL(kThreads, 1)
+persistent_forward(ForwardLaunch p) {
   using Size = PersistentSize<Cell, N>;
   constexpr int G = Size::G, W = Size::width;
   const ForwardParams& f = p.f;
   const int hidden = static_cast<int>(f.hidden), chunk = p.grid.chunk, stride = p.grid.batch_groups;
   const int group = block_x() / p.grid.unit_groups, first_unit = block_x() % p.grid.unit_groups * Size::units;
-  float* h = shared<float>();                 // [chunk][W]
-  float* pre = h + chunk * W;                 // [chunk][pre_stride]
+  float* h = shared<float>();  // [chunk][W]
+  float* pre = h + chunk * W;  // [chunk][pre_stride]
 
   float w[Size::rows][N];
-RNNFAST_UNROLL
+  RNNFAST_UNROLL
   for (int r = 0; r < Size::rows; ++r) {
     const int unit = first_unit + warp_index() * Size::warp_units + r / G;
     const float* from = f.r + (int64_t{r % G} * hidden + unit) * hidden;
-RNNFAST_UNROLL
+    RNNFAST_UNROLL
     for (int i = 0; i < N; ++i) {
       const int k = (i / 4 * 32 + lane_index()) * 4 + i % 4;
       w[r][i] = unit < hidden && k < hidden ? from[k] : 0.0f;
@@ -224,7 +225,8 @@ RNNFAST_UNROLL
 }
 
 template <class Cell, int N>
-RNNFAST_KERNEL(kThreads, 1) persistent_backward(BackwardLaunch p) {
+RNNFAST_KERNEL(kThreads, 1)
+persistent_backward(BackwardLaunch p) {
   using Size = PersistentSize<Cell, N>;
   constexpr int G = Size::G, U = Size::units, W = Size::k_width;
   const BackwardParams& b = p.b;
@@ -234,10 +236,10 @@ RNNFAST_KERNEL(kThreads, 1) persistent_backward(BackwardLaunch p) {
   float* sums = da + chunk * W;  // [warp][chunk][U]
 
   float w[Size::k_thread][U];
-RNNFAST_UNROLL
+  RNNFAST_UNROLL
   for (int i = 0; i < Size::k_thread; ++i) {
     const int k = i * kThreads + thread_index();
-RNNFAST_UNROLL
+    RNNFAST_UNROLL
     for (int u = 0; u < U; ++u)
       w[i][u] = k < G * hidden && first_unit + u < hidden ? b.r[int64_t{k} * hidden + first_unit + u] : 0.0f;
   }
@@ -275,7 +277,7 @@ RNNFAST_UNROLL
         const int unit = first_unit + pair % U;
         if (unit >= hidden) continue;
         float product = 0;
-RNNFAST_UNROLL
+        RNNFAST_UNROLL
         for (int warp = 0; warp < kWarps; ++warp) product += sums[warp * chunk * U + pair];
         if (s < 0) {
           b.carry[0][j * hidden + unit] += product;

@@ -33,24 +33,21 @@ RNNFAST_DEVICE void small_tile(const SmallLayout& size, const float* column, con
   float sum[ROWS][G] = {};
   for (int k = begin; k < end; k += 4) {
     float w[4][G];
-RNNFAST_UNROLL
-    for (int i = 0; i < 4; ++i)
-RNNFAST_UNROLL
-      for (int g = 0; g < G; ++g) w[i][g] = column[(k + i) * columns + g * size.units];
-RNNFAST_UNROLL
+    RNNFAST_UNROLL
+    for (int i = 0; i < 4; ++i) RNNFAST_UNROLL
+    for (int g = 0; g < G; ++g) w[i][g] = column[(k + i) * columns + g * size.units];
+    RNNFAST_UNROLL
     for (int n = 0; n < ROWS; ++n) {
       const Float4 h = load<Float4>(operand + n * size.k + k);
       const float value[4] = {h.x, h.y, h.z, h.w};
-RNNFAST_UNROLL
-      for (int i = 0; i < 4; ++i)
-RNNFAST_UNROLL
-        for (int g = 0; g < G; ++g) sum[n][g] = multiply_add(value[i], w[i][g], sum[n][g]);
+      RNNFAST_UNROLL
+      for (int i = 0; i < 4; ++i) RNNFAST_UNROLL
+      for (int g = 0; g < G; ++g) sum[n][g] = multiply_add(value[i], w[i][g], sum[n][g]);
     }
   }
-RNNFAST_UNROLL
-  for (int n = 0; n < ROWS; ++n)
-RNNFAST_UNROLL
-    for (int g = 0; g < G; ++g) sums[n * columns + g * size.units] = sum[n][g];
+  RNNFAST_UNROLL
+  for (int n = 0; n < ROWS; ++n) RNNFAST_UNROLL
+  for (int g = 0; g < G; ++g) sums[n * columns + g * size.units] = sum[n][g];
 }
 
 // sums[part][n][gate][unit] of `count` sequences: operand [n][k] times matrix [k][gate][unit].
@@ -73,17 +70,17 @@ RNNFAST_DEVICE void small_product(const SmallLayout& size, const float* matrix, 
   }
 }
 
-// The sums of all parts of k of one unit, `from` its first: at most kWarps parts, whose loads do not wait for each other.
+// The sums of all parts of k of one unit, `from` its first: at most kWarps parts, whose loads do not wait for each
+// other.
 template <int G>
 RNNFAST_DEVICE void small_totals(const SmallLayout& size, const float* from, int chunk, float (&total)[G]) {
   float value[kWarps][G];
   RNNFAST_UNROLL
-  for (int part = 0; part < kWarps; ++part)
-    RNNFAST_UNROLL
-    for (int g = 0; g < G; ++g) {
-      value[part][g] = 0;
-      if (part < size.parts) value[part][g] = from[part * chunk * size.columns() + g * size.units];
-    }
+  for (int part = 0; part < kWarps; ++part) RNNFAST_UNROLL
+  for (int g = 0; g < G; ++g) {
+    value[part][g] = 0;
+    if (part < size.parts) value[part][g] = from[part * chunk * size.columns() + g * size.units];
+  }
   RNNFAST_UNROLL
   for (int g = 0; g < G; ++g) {
     total[g] = value[0][g];
@@ -102,7 +99,8 @@ RNNFAST_DEVICE void small_load(const float* from, int rows, int width, int gates
 }
 
 template <class Cell>
-RNNFAST_KERNEL(kThreads, 1) small_forward(ForwardLaunch p) {
+RNNFAST_KERNEL(kThreads, 1)
+small_forward(ForwardLaunch p) {
   constexpr int G = Traits<Cell>::G;
   const ForwardParams& f = p.f;
   const int hidden = static_cast<int>(f.hidden), chunk = p.grid.chunk, first = block_x(), stride = grid_x();
@@ -144,7 +142,8 @@ RNNFAST_KERNEL(kThreads, 1) small_forward(ForwardLaunch p) {
 }
 
 template <class Cell>
-RNNFAST_KERNEL(kThreads, 1) small_backward(BackwardLaunch p) {
+RNNFAST_KERNEL(kThreads, 1)
+small_backward(BackwardLaunch p) {
   constexpr int G = Traits<Cell>::G;
   const BackwardParams& b = p.b;
   const int hidden = static_cast<int>(b.hidden), chunk = p.grid.chunk, first = block_x(), stride = grid_x();

@@ -9,7 +9,8 @@ namespace rnnfast::cuda {
 
 // A thread is one unit of one sequence; units are neighbours in a warp.
 template <class Cell>
-RNNFAST_KERNEL(kThreads, 1) step_forward(ForwardLaunch p) {
+RNNFAST_KERNEL(kThreads, 1)
+step_forward(ForwardLaunch p) {
   const ForwardParams& f = p.f;
   const int64_t at = int64_t{block_x()} * kThreads + thread_index(), s = p.step.step;
   if (at >= active_at(f.seq, s) * f.hidden) return;
@@ -23,7 +24,8 @@ RNNFAST_KERNEL(kThreads, 1) step_forward(ForwardLaunch p) {
 
 // Step -1 is the end: the gradient of the first h still lacks the product.
 template <class Cell>
-RNNFAST_KERNEL(kThreads, 1) step_backward(BackwardLaunch p) {
+RNNFAST_KERNEL(kThreads, 1)
+step_backward(BackwardLaunch p) {
   const BackwardParams& b = p.b;
   const int64_t at = int64_t{block_x()} * kThreads + thread_index(), s = p.step.step;
   if (at >= active_at(b.seq, s < 0 ? 0 : s) * b.hidden) return;

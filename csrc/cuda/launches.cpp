@@ -13,7 +13,10 @@ namespace rnnfast::cuda {
 namespace {
 
 constexpr int kMostSequences = 16;  // of a block of `small`; more take turns at the sums in its shared memory
-// Sequences of a batch group of `persistent` from which on cuBLAS's tiles are faster (docs/cuda.md has the measurement).
+// Of R in the shared memory of `small`: reading more each step takes as long as a barrier of the grid does.
+constexpr int64_t kMostFloats = 32 * 1024;
+// Sequences of a batch group of `persistent` from which on cuBLAS's tiles are faster (docs/cuda.md has the
+// measurement).
 constexpr int64_t kManyForward = 64, kManyBackward = 48;
 
 int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
@@ -45,7 +48,10 @@ bool plan_small(Kernel kernel, int64_t fixed, int64_t floats, int64_t batch, Lau
   const int chunk = chunk_that_fits(fixed, floats, 4, wanted);
   if (chunk == 0) return false;
   const int64_t blocks = ceil_div(batch, std::min(wanted, chunk));
-  plan = {Recurrence::small, 0, static_cast<int>(blocks), static_cast<size_t>(fixed + chunk * floats) * sizeof(float),
+  plan = {Recurrence::small,
+          0,
+          static_cast<int>(blocks),
+          static_cast<size_t>(fixed + chunk * floats) * sizeof(float),
           {1, static_cast<int>(blocks), chunk, nullptr}};
   return resident("small", kernel, plan.shared_bytes) > 0;
 }
@@ -69,7 +75,9 @@ bool plan_persistent(const Kernel* kernels, const PersistentShape* shapes, int64
   int64_t batch_groups = groups_of(chunk);
   if (batch_groups == 0) return false;
   chunk = std::min<int>(chunk, static_cast<int>(ceil_div(ceil_div(batch, batch_groups), granule)) * granule);
-  plan = {Recurrence::persistent, size, static_cast<int>(unit_groups * batch_groups),
+  plan = {Recurrence::persistent,
+          size,
+          static_cast<int>(unit_groups * batch_groups),
           static_cast<size_t>(chunk * floats) * sizeof(float),
           {static_cast<int>(unit_groups), static_cast<int>(batch_groups), chunk, nullptr}};
   return true;
@@ -115,7 +123,8 @@ void step_by_step(const CellKernels& kernels, const BackwardParams& b, const Con
     const auto rows_at = [&](int64_t t) { return t >= b.seq.steps ? 0 : active != nullptr ? active[t] : batch; };
     gemm({rows_at(s + 1), hidden, width, operand.data(), width, false, b.r, hidden, false, product.data(), hidden, 0},
          context.stream);
-    launch("step_backward", kernels.step_backward, {blocks_of(rows_at(std::max<int64_t>(s, 0)) * hidden), 1, 1, kThreads, 0, context.stream},
+    launch("step_backward", kernels.step_backward,
+           {blocks_of(rows_at(std::max<int64_t>(s, 0)) * hidden), 1, 1, kThreads, 0, context.stream},
            BackwardLaunch{b, {s, product.data(), operand.data()}, {}});
   }
 }
@@ -128,6 +137,7 @@ LaunchPlan plan_forward(const CellKernels& k, int64_t hidden, int64_t batch, Rec
       [&](LaunchPlan& plan) {
         if (hidden > 256) return false;
         const SmallSize size = k.small_forward_size(static_cast<int>(hidden));
+        if (wish == Recurrence::automatic && size.fixed > kMostFloats) return false;
         return plan_small(k.small_forward, size.fixed, size.sequence, batch, plan);
       },
       [&](LaunchPlan& plan) { return plan_persistent(k.persistent_forward, k.shapes, hidden, batch, false, plan); });
@@ -139,6 +149,7 @@ LaunchPlan plan_backward(const CellKernels& k, int64_t hidden, int64_t batch, Re
       [&](LaunchPlan& plan) {
         if (hidden > 256) return false;
         const SmallSize size = k.small_backward_size(static_cast<int>(hidden));
+        if (wish == Recurrence::automatic && size.fixed > kMostFloats) return false;
         return plan_small(k.small_backward, size.fixed, size.sequence, batch, plan);
       },
       [&](LaunchPlan& plan) { return plan_persistent(k.persistent_backward, k.shapes, hidden, batch, true, plan); });

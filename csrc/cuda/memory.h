@@ -30,9 +30,9 @@ inline Memory pooled_memory(size_t bytes, Stream stream) {
   return {std::shared_ptr<void>(data, [stream](void* p) { free_async(p, stream); }), data};
 }
 
-// Takes memory in blocks and hands it out in pieces, because a call needs some tens of small buffers, and an allocator in
-// Python takes microseconds for each. A piece keeps its block. The emulator knows where allocations end, so there each
-// piece is one.
+// Takes memory in blocks and hands it out in pieces, because a call needs some tens of small buffers, and an allocator
+// in Python takes microseconds for each. A piece keeps its block. The emulator knows where allocations end, so there
+// each piece is one.
 class Arena {
  public:
   explicit Arena(Allocator source) : source_(std::move(source)) {}

@@ -1,10 +1,10 @@
-// The kernels of ops.h: one thread an element, but for the loss (a block a row) and sums (blocks of a fixed size, so that
-// the bits do not depend on the device).
+// The kernels of ops.h: one thread an element, but for the loss (a block a row) and sums (blocks of a fixed size, so
+// that the bits do not depend on the device).
 #include "ops.h"
 
 #include "../cells/math.h"
-#include "params.h"
 #include "device.h"
+#include "params.h"
 
 namespace rnnfast::cuda {
 

@@ -1,15 +1,15 @@
 // What the recurrence kernels get, by value: plain data that host and device agree on.
 //
-// G = blocks of H rows in PyTorch's weight matrices, P = pre-activations of the cell. Rows are those of core/schedule.h:
-// row offset[t] + j is time t of sorted sequence j. A kernel walks steps s = 0 ..: time s, or in the reverse direction
-// length[j] - 1 - s. All arrays lie in device memory.
+// G = blocks of H rows in PyTorch's weight matrices, P = pre-activations of the cell. Rows are those of
+// core/schedule.h: row offset[t] + j is time t of sorted sequence j. A kernel walks steps s = 0 ..: time s, or in the
+// reverse direction length[j] - 1 - s. All arrays lie in device memory.
 #pragma once
 
 #include <cstdint>
 
 namespace rnnfast::cuda {
 
-constexpr int kStates = 2;    // at most; state 0 is h, which recurs
+constexpr int kStates = 2;     // at most; state 0 is h, which recurs
 constexpr int kThreads = 256;  // of every block
 constexpr int kWarps = kThreads / 32;
 

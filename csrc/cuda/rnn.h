@@ -21,8 +21,8 @@ class DeviceSchedule {
   const Schedule& host() const { return host_; }
   Sequences sequences(bool reverse) const;
   RowMap rows() const;
-  RowMap batch() const;                 // a row is a sequence
-  const int32_t* active() const;        // on the host; null where all sequences are as long
+  RowMap batch() const;           // a row is a sequence
+  const int32_t* active() const;  // on the host; null where all sequences are as long
   const int32_t* order() const { return order_; }
 
  private:

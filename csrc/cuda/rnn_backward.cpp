@@ -31,7 +31,8 @@ class BackwardPass {
     for (int layer = config_.layers - 1; layer >= 0; --layer) {
       const int64_t inputs = config_.input_of(layer);
       DeviceBuffer<float> dx;
-      if (layer > 0 || (io_.dx != nullptr && cache_.token.size() == 0)) dx = DeviceBuffer<float>(context_, rows_ * inputs);
+      if (layer > 0 || (io_.dx != nullptr && cache_.token.size() == 0))
+        dx = DeviceBuffer<float>(context_, rows_ * inputs);
       for (int d = 0; d < config_.directions; ++d) recur(layer, d, dy, dx);
       dy = std::move(dx);
       if (layer > 0 && cache_.layers[static_cast<size_t>(layer) - 1].out.size() > 0)

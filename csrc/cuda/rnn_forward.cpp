@@ -10,8 +10,8 @@ namespace {
 class ForwardPass {
  public:
   ForwardPass(const RnnConfig& config, const RnnWeights<float>* weights, const RnnInput<float>& in,
-              const float* const* state0, const RnnOutput<float>& out, bool keep, Recurrence wish,
-              DeviceCache& cache, const Context& context)
+              const float* const* state0, const RnnOutput<float>& out, bool keep, Recurrence wish, DeviceCache& cache,
+              const Context& context)
       : config_(config),
         weights_(weights),
         kernels_(cell_kernels(config.cell)),
@@ -83,8 +83,8 @@ class ForwardPass {
     if (state0_[k] == nullptr) return {};
     DeviceBuffer<float> to(context_, batch_ * config_.hidden);
     copy_rows(cache_.schedule.batch(), config_.hidden,
-              {state0_[k] + index * batch_ * config_.hidden, 0, 0, config_.hidden},
-              {to.data(), config_.hidden, 0, 0}, context_.stream);
+              {state0_[k] + index * batch_ * config_.hidden, 0, 0, config_.hidden}, {to.data(), config_.hidden, 0, 0},
+              context_.stream);
     return to;
   }
 

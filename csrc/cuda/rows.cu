@@ -212,18 +212,21 @@ int64_t tiles(int64_t n, int64_t of) { return (n + of - 1) / of; }
 void copy_rows(const RowMap& map, int64_t width, Place<const float> from, Place<float> to, Stream stream) {
   if (map.rows == 0) return;
   const Shape shape = shape_of(map.rows, width);
-  launch("copy_kernel", copy_kernel, {shape.blocks, 1, 1, kThreads, 0, stream}, CopyParams{map, width, from, to, shape.columns});
+  launch("copy_kernel", copy_kernel, {shape.blocks, 1, 1, kThreads, 0, stream},
+         CopyParams{map, width, from, to, shape.columns});
 }
 
 void rows_before(const BeforeParams& p, Stream stream) {
   if (p.map.rows == 0) return;
   const Shape shape = shape_of(p.map.rows, p.hidden);
-  launch("before_kernel", before_kernel, {shape.blocks, 1, 1, kThreads, 0, stream}, BeforeLaunch{p, shape.columns, false});
+  launch("before_kernel", before_kernel, {shape.blocks, 1, 1, kThreads, 0, stream},
+         BeforeLaunch{p, shape.columns, false});
 }
 
 void first_operand(const BeforeParams& p, Stream stream) {
   const Shape shape = shape_of(p.seq.batch, p.hidden);
-  launch("before_kernel", before_kernel, {shape.blocks, 1, 1, kThreads, 0, stream}, BeforeLaunch{p, shape.columns, true});
+  launch("before_kernel", before_kernel, {shape.blocks, 1, 1, kThreads, 0, stream},
+         BeforeLaunch{p, shape.columns, true});
 }
 
 void last_rows(const LastParams& p, Stream stream) {
@@ -239,7 +242,9 @@ void drop_rows(const DropParams& p, Stream stream) {
 }
 
 void transpose(const float* from, int64_t m, int64_t n, float* to, bool add, Stream stream) {
-  launch("transpose_kernel", transpose_kernel, {tiles(m, 32) * tiles(n, 32), 1, 1, kThreads, 32 * 33 * sizeof(float), stream}, TransposeParams{from, m, n, to, add});
+  launch("transpose_kernel", transpose_kernel,
+         {tiles(m, 32) * tiles(n, 32), 1, 1, kThreads, 32 * 33 * sizeof(float), stream},
+         TransposeParams{from, m, n, to, add});
 }
 
 int64_t column_sum_floats(int64_t rows, int64_t n) { return tiles(rows, kSumRows) * n; }
@@ -248,13 +253,17 @@ void add_column_sums(const float* from, int64_t rows, int64_t n, float* partial,
                      Stream stream) {
   if (rows == 0) return;
   const int64_t across = tiles(n, kThreads), parts = tiles(rows, kSumRows);
-  launch("column_sum_kernel", column_sum_kernel, {across * parts, 1, 1, kThreads, 0, stream}, ColumnSumParams{from, rows, n, kSumRows, partial, nullptr, false});
-  launch("column_sum_kernel", column_sum_kernel, {across, 1, 1, kThreads, 0, stream}, ColumnSumParams{partial, parts, n, parts, to0, to1, true});
+  launch("column_sum_kernel", column_sum_kernel, {across * parts, 1, 1, kThreads, 0, stream},
+         ColumnSumParams{from, rows, n, kSumRows, partial, nullptr, false});
+  launch("column_sum_kernel", column_sum_kernel, {across, 1, 1, kThreads, 0, stream},
+         ColumnSumParams{partial, parts, n, parts, to0, to1, true});
 }
 
 void token_sums(const float* from, const int32_t* token, int64_t rows, int64_t tokens, int64_t n, float* to, bool add,
                 Stream stream) {
-  launch("token_sum_kernel", token_sum_kernel, {tokens * tiles(n, kThreads), 1, 1, kThreads, kThreads * sizeof(int), stream}, TokenSumParams{from, token, rows, n, to, add});
+  launch("token_sum_kernel", token_sum_kernel,
+         {tokens * tiles(n, kThreads), 1, 1, kThreads, kThreads * sizeof(int), stream},
+         TokenSumParams{from, token, rows, n, to, add});
 }
 
 }  // namespace rnnfast::cuda

@@ -2,8 +2,8 @@
 // added up. Each function launches one or two kernels on the stream. No sum uses atomics: parts are added in order.
 #pragma once
 
-#include "runtime.h"
 #include "params.h"
+#include "runtime.h"
 
 namespace rnnfast::cuda {
 
@@ -18,9 +18,9 @@ struct Place {
 struct RowMap {
   int64_t rows, batch;
   bool uniform;
-  const int32_t* time;   // [rows]
+  const int32_t* time;    // [rows]
   const int64_t* offset;  // [steps]
-  const int32_t* order;  // [batch] the caller's sequence of each sorted one, or null: the same
+  const int32_t* order;   // [batch] the caller's sequence of each sorted one, or null: the same
 };
 
 void copy_rows(const RowMap&, int64_t width, Place<const float> from, Place<float> to, Stream);

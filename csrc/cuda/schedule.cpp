@@ -30,9 +30,8 @@ DeviceSchedule::DeviceSchedule(const BatchLayout& layout, const Context& context
   if (ragged) {
     std::vector<int32_t> caller(static_cast<size_t>(view.batch)), times(static_cast<size_t>(view.rows));
     for (int64_t j = 0; j < view.batch; ++j) caller[static_cast<size_t>(j)] = static_cast<int32_t>(host_.caller(j));
-    host_.each_row(0, view.steps, [&](int64_t row, int64_t t, int64_t) {
-      times[static_cast<size_t>(row)] = static_cast<int32_t>(t);
-    });
+    host_.each_row(0, view.steps,
+                   [&](int64_t row, int64_t t, int64_t) { times[static_cast<size_t>(row)] = static_cast<int32_t>(t); });
     const auto steps = static_cast<size_t>(view.steps) + 1;
     offset = packer.add(view.offset, steps), active = packer.add(view.active, steps);
     length = packer.add(view.length, caller.size()), order = packer.add(caller.data(), caller.size());
@@ -56,9 +55,7 @@ Sequences DeviceSchedule::sequences(bool reverse) const {
   return {host_.longest(), host_.batch(), host_.rows(), offset_, active_, length_, cut_, !host_.ragged(), reverse};
 }
 
-RowMap DeviceSchedule::rows() const {
-  return {host_.rows(), host_.batch(), !host_.ragged(), time_, offset_, order_};
-}
+RowMap DeviceSchedule::rows() const { return {host_.rows(), host_.batch(), !host_.ragged(), time_, offset_, order_}; }
 
 RowMap DeviceSchedule::batch() const { return {host_.batch(), host_.batch(), true, nullptr, nullptr, order_}; }
 

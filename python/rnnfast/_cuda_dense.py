@@ -106,7 +106,8 @@ def linear_cross_entropy(
     x: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, targets: NDArray[np.int32],
     dweight: DeviceArray | None, dbias: DeviceArray | None, reduction: str,
 ) -> tuple[Any, DeviceArray | None]:  # fmt: skip
-    """ops.linear_cross_entropy without class weights: targets are flat, -1 where one does not count. Waits for the loss."""
+    """ops.linear_cross_entropy without class weights: targets are flat, -1 where one does not count. It waits for the
+    loss."""
     logits = linear_forward(x, weight, bias)
     rows, classes = targets.size, weight.shape[0]
     counted = int((targets >= 0).sum())

@@ -262,6 +262,10 @@ class _Own(Kind):
 class _Foreign(Kind):
     """An array with `__cuda_array_interface__`."""
 
+    def _contiguous(self, value: Any) -> Any:
+        """A C-contiguous float32 array of the library's on the device."""
+        raise NotImplementedError
+
     def _view(self, value: Any) -> DeviceArray:
         face = value.__cuda_array_interface__
         assert face.get("strides") is None

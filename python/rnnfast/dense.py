@@ -22,14 +22,14 @@ Array = NDArray[Any]
 
 class _LinearCache(NamedTuple):
     owner: Module
-    x: Array  # (rows, in), a copy
+    x: Any  # (rows, in), a copy; on a device as it came
     packed: Any  # the weights of the forward pass
     leading: tuple[int, ...]
 
 
 class _EmbeddingCache(NamedTuple):
     owner: Module
-    tokens: NDArray[np.int32]  # flat, a copy
+    tokens: Any  # int32, flat, a copy; on a device as it came
     leading: tuple[int, ...]
 
 

@@ -128,7 +128,11 @@ class Module:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the parameters to one safetensors file, atomically."""
-        checkpoint.save(path, {name: np.asarray(array) for name, array in self.params.items()}, {"kind": "parameters", "class": type(self).__name__})
+        checkpoint.save(
+            path,
+            {name: np.asarray(array) for name, array in self.params.items()},
+            {"kind": "parameters", "class": type(self).__name__},
+        )
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Read what `save` wrote into this module's arrays; on any error nothing has changed."""

@@ -172,7 +172,9 @@ class Optimizer:
             if group:
                 state = [[arrays[f"{e.name}.{kind}"] for e in group] for kind in self._states()]
                 _core.optimiser_step(step, [e.param for e in group], [e.grad for e in group], state, get_num_threads())
-        kept = [(e.param, e.grad, [arrays[f"{e.name}.{kind}"] for kind in self._states()]) for e in entries if e.on_device]
+        kept = [
+            (e.param, e.grad, [arrays[f"{e.name}.{kind}"] for kind in self._states()]) for e in entries if e.on_device
+        ]
         if kept:
             _cuda_dense.optimiser_step(self._kind, hyper, self._step + 1, scale, kept)
         self._arrays = arrays
@@ -192,7 +194,9 @@ class Optimizer:
         for name, param in wanted.items():
             kept = self._arrays[name]
             if isinstance(param, cuda.DeviceArray) != isinstance(kept, cuda.DeviceArray):  # as load_state_dict left it
-                kept = self._arrays[name] = cuda.to_device(kept) if isinstance(param, cuda.DeviceArray) else kept.numpy()
+                kept = self._arrays[name] = (
+                    cuda.to_device(kept) if isinstance(param, cuda.DeviceArray) else kept.numpy()
+                )
             if kept.shape != param.shape or kept.dtype != param.dtype:
                 raise ValueError(
                     f"modules must be those of the steps before: {name} is {kept.dtype} of shape {kept.shape}, "
@@ -232,7 +236,9 @@ class Optimizer:
 
 
 def _zeros(like: Any) -> Any:
-    return cuda.to_device(np.zeros(like.shape, like.dtype)) if isinstance(like, cuda.DeviceArray) else np.zeros_like(like)
+    return (
+        cuda.to_device(np.zeros(like.shape, like.dtype)) if isinstance(like, cuda.DeviceArray) else np.zeros_like(like)
+    )
 
 
 def _fraction(name: str, value: Any) -> float:

@@ -46,8 +46,15 @@ py::capsule to_dlpack(uintptr_t address, std::vector<int64_t> shape, int code, i
   auto exported = std::make_unique<Exported>();
   exported->shape = std::move(shape), exported->owner = std::move(owner);
   DLManagedTensor& m = exported->managed;
-  m.tensor = {reinterpret_cast<void*>(address), {device_type, device}, static_cast<int32_t>(exported->shape.size()),
-              static_cast<uint8_t>(code), 32, 1, exported->shape.data(), nullptr, 0};
+  m.tensor = {reinterpret_cast<void*>(address),
+              {device_type, device},
+              static_cast<int32_t>(exported->shape.size()),
+              static_cast<uint8_t>(code),
+              32,
+              1,
+              exported->shape.data(),
+              nullptr,
+              0};
   m.context = exported.get(), m.deleter = release;
   return py::capsule(&exported.release()->managed, "dltensor", [](PyObject* capsule) {
     if (!PyCapsule_IsValid(capsule, "dltensor")) return;  // somebody has taken it
@@ -80,7 +87,8 @@ void bind_device(py::module_& m) {
         emulate::set_schedule(schedule, seed);
         emulate::options().sms = sms;
       },
-      py::arg("schedule"), py::arg("seed") = 0, py::arg("sms") = 4, "Which thread runs next, and how many SMs there are.");
+      py::arg("schedule"), py::arg("seed") = 0, py::arg("sms") = 4,
+      "Which thread runs next, and how many SMs there are.");
 #else
   m.attr("emulated") = false;
 #endif

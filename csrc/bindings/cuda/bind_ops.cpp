@@ -43,8 +43,8 @@ Optimiser optimiser_of(const std::string& kind) {
 void optimiser_step(const std::string& kind, double lr, double weight_decay, double momentum, double alpha,
                     double beta1, double beta2, double eps, double grad_scale, bool nesterov, int64_t step,
                     const std::vector<std::array<uintptr_t, 5>>& arrays) {
-  const OptimiserStep s{optimiser_of(kind), lr, weight_decay, momentum, alpha, beta1, beta2, eps, grad_scale, nesterov,
-                        step};
+  const OptimiserStep s{optimiser_of(kind), lr,       weight_decay, momentum, alpha, beta1, beta2, eps,
+                        grad_scale,         nesterov, step};
   for (const auto& [param, grad, state0, state1, size] : arrays) {
     UpdateArgs<float> u = coefficients<float>(s);
     u.param = pointer<float>(param), u.grad = pointer<float>(grad);

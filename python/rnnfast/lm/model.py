@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import cuda, ops, optim
-from .._cuda_dense import tokens_on_device
 from .._check import integer
+from .._cuda_dense import tokens_on_device
 from .._inputs import as_array, as_tokens
 from .._numbers import real
 from ..dense import Dropout, Embedding, Linear
