@@ -237,6 +237,13 @@ void launches() {
   refused({0, 1, 1, 32, 0, nullptr}, "a grid of 0 x 1 x 1");
   refused({1, 65536, 1, 32, 0, nullptr}, "a grid of 1 x 65536 x 1");
 
+  try {
+    copy_async(arrays.params.x, arrays.params.y + 1, emulated::kSize * sizeof(float), nullptr);
+    emulated::check(false, "a copy beyond the end");
+  } catch (const emulated::emulate::Fault& fault) {
+    emulated::check(std::strstr(fault.what(), "4 bytes past the end") != nullptr, fault.what());
+  }
+
   emulated::emulate::Options& options = emulated::emulate::options();
   const emulated::emulate::Options before = options;
   options.sms = 3;

@@ -160,6 +160,13 @@ Allocation* find_global(uintptr_t address, size_t bytes) {
   return address + bytes <= found.end ? &found : nullptr;
 }
 
+void check_live(const void* p, size_t bytes, const char* what) {
+  const auto address = reinterpret_cast<uintptr_t>(p);
+  found_memory = &memory();
+  if (address - found_memory->heap.begin < kHeapBytes && find_global(address, bytes) == nullptr)
+    throw Fault("out of bounds: " + (what + (" " + std::to_string(bytes) + " bytes ")) + why_outside(address, bytes));
+}
+
 std::string why_outside(uintptr_t address, size_t bytes) {
   Memory& m = memory();
   const auto beyond = [&](const Allocation& a, const char* what) {
@@ -168,7 +175,7 @@ std::string why_outside(uintptr_t address, size_t bytes) {
     return std::to_string(distance) + (before ? " bytes before the " : " bytes past the end of the ") + what + " of " +
            std::to_string(a.end - a.begin) + " bytes";
   };
-  if (address - m.shared.begin < m.shared.bytes) {
+  if (self != nullptr && address - m.shared.begin < m.shared.bytes) {
     const Allocation& mine = *self->block->shared;
     if (address - mine.begin < kSharedSlot) return beyond(mine, "block's shared memory");
     return "of another block's shared memory";

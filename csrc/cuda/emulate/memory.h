@@ -20,7 +20,8 @@ struct Allocation {
 constexpr uint8_t kPoison = 0xff;  // makes a NaN of every float
 
 void* allocate(size_t bytes);
-void release(void* p);
+void release(void* p);                                           // a Fault where it is not live
+void check_live(const void* p, size_t bytes, const char* what);  // of the host, to device memory
 
 // The allocation that has all of these bytes; else null, and why() says what there is instead.
 Allocation* find_global(uintptr_t address, size_t bytes);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstring>
 #include <mutex>
+#include <new>
 
 #include "memory.h"
 #include "state.h"
@@ -51,7 +52,11 @@ const DeviceInfo& device_info(int) {
 
 void* allocate_async(size_t bytes, Stream) {
   const std::lock_guard<std::mutex> lock(one_launch);
-  return emulate::allocate(bytes);
+  try {
+    return emulate::allocate(bytes);
+  } catch (const std::bad_alloc&) {
+    throw Error("allocate_async failed on device 0 (emulated): out of memory for " + std::to_string(bytes) + " bytes");
+  }
 }
 
 void free_async(void* p, Stream) noexcept {
@@ -59,8 +64,18 @@ void free_async(void* p, Stream) noexcept {
   emulate::release(p);
 }
 
-void copy_async(void* to, const void* from, size_t bytes, Stream) { std::memmove(to, from, bytes); }
-void fill_async(void* p, int byte, size_t bytes, Stream) { std::memset(p, byte, bytes); }
+void copy_async(void* to, const void* from, size_t bytes, Stream) {
+  if (bytes == 0) return;
+  emulate::check_live(to, bytes, "copy_async to");
+  emulate::check_live(from, bytes, "copy_async from");
+  std::memmove(to, from, bytes);
+}
+
+void fill_async(void* p, int byte, size_t bytes, Stream) {
+  if (bytes == 0) return;
+  emulate::check_live(p, bytes, "fill_async of");
+  std::memset(p, byte, bytes);
+}
 
 Stream create_stream() { return reinterpret_cast<Stream>(new Time); }
 void destroy_stream(Stream stream) { delete reinterpret_cast<Time*>(stream); }
@@ -78,7 +93,7 @@ namespace detail {
 
 int64_t resident_blocks(const KernelRef&, int threads, size_t shared_bytes, const char*, int) {
   const emulate::Options& o = emulate::options();
-  if (threads > o.threads_per_block || shared_bytes > o.shared_per_block) return 0;
+  if (threads < 1 || threads > o.threads_per_block || shared_bytes > o.shared_per_block) return 0;
   constexpr size_t kReserved = 1 << 10;  // shared memory that the system takes for each block
   const auto by_shared = static_cast<int>(o.shared_per_sm / (shared_bytes + kReserved));
   const int by_threads = o.threads_per_sm / threads;
