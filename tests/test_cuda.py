@@ -146,6 +146,33 @@ def test_sizes_that_fit_nowhere_take_steps():
             assert [p["recurrence"] for p in cuda._cuda.plan("lstm", 129, 1, "persistent")] == ["step", "step"]
 
 
+# Read once a launch: R's columns into registers (backward); and the words of the barrier of a group of blocks.
+ONCE_OR_ONE_WORD = ("persistent_backward<", "GridBarrier")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("kind, hidden", [("small", 64), ("persistent", 128), ("persistent", 288), ("step", 64)])
+def test_accesses_of_a_step_have_no_bank_conflicts_and_whole_sectors(cell, kind, hidden):
+    if not cuda._cuda.emulated:
+        pytest.skip("a real device does not count them")
+    layer = make_layer(build(Case(cell, 2, 8, 32, hidden)), "float32", device="cuda")
+    x = np.ones((2, 8, 32), np.float32)
+    try:
+        cuda._cuda.emulate("in_order", 0, 64, count=True)
+        with cuda.recurrence(kind):
+            y, _, cache = layer.forward(x)
+            layer.backward(y, None, cache)
+        counts = cuda._cuda.emulated_counts()
+    finally:
+        cuda._cuda.emulate("in_order")
+    assert any(shared for _, shared, *_ in counts) == (kind != "step")
+    for source, shared, _, _, passes, ideal, sectors, useful in counts:
+        if shared:
+            assert passes == ideal, f"bank conflicts: {source}"
+        elif not any(name in source for name in ONCE_OR_ONE_WORD):
+            assert useful >= 0.9 * 32 * sectors, f"sectors: {source}"
+
+
 def test_past_the_end_nothing_is_looked_at():
     problem = build(Case("lstm", 6, 7, 5, 9, layers=2, bidirectional=True, lengths="random", reset=True))
     expected = run(problem, "float32", make_layer(problem, "float32", device="cuda"))

@@ -21,8 +21,10 @@ struct PersistentSize {
   static constexpr int sequences = 32 / slots;       // whose sums are added over the lanes together
   static constexpr int units = warp_units * kWarps;  // of a block
   static constexpr int width = 32 * N;               // H, padded
-  // From a sequence's pre-activations [unit][gate] to the next's: a warp writes `slots` of each without a conflict.
-  static constexpr int pre_stride = (G * units + 31 - slots) / 32 * 32 + slots;
+  // A sequence's pre-activations are [unit][gate], three gates in the room of four, to be read as one word; from one
+  // sequence to the next so far that a warp writes the `slots` of each without a bank conflict.
+  static constexpr int room = G == 3 ? 4 : G;
+  static constexpr int pre_stride = (room * units + 31 - slots) / 32 * 32 + slots;
   // Backward: k = i * 256 + thread, a thread has them for all of the block's units.
   static constexpr int k_thread = (G * N + 7) / 8;
   static constexpr int k_width = k_thread * kThreads;
@@ -55,6 +57,13 @@ RNNFAST_DEVICE float add_few_over_lanes(float (&v)[32]) {
     for (int i = 0; i < few; ++i) v[i] = v[i] + shuffle_xor(kFullMask, v[i], half);
     return add_few_over_lanes<few, half / 2>(v);
   }
+}
+
+// row[k .. k + 4), zeros from `width` on; rows are aligned where their width is a multiple of four.
+RNNFAST_DEVICE Float4 load_four(const float* row, int k, int width) {
+  if (width % 4 == 0) return k < width ? load<Float4>(row + k) : Float4{0, 0, 0, 0};
+  return {k < width ? row[k] : 0.0f, k + 1 < width ? row[k + 1] : 0.0f, k + 2 < width ? row[k + 2] : 0.0f,
+          k + 3 < width ? row[k + 3] : 0.0f};
 }
 
 // to[n][0 .. padded) = row(n)[0 .. width), which other blocks wrote, and zeros where there is no row. Behind the
@@ -138,7 +147,8 @@ RNNFAST_DEVICE void forward_sums(const float (&w)[Size::rows][N], const float* h
   }
   const float total = sequences == 1 ? add_few_over_lanes<Size::slots>(sum) : add_over_lanes(sum);
   const int n = lane_index() / Size::slots, r = lane_index() % Size::slots;
-  if (n < sequences && r < Size::rows) pre[(first + n) * Size::pre_stride + warp_index() * Size::rows + r] = total;
+  const int unit = warp_index() * Size::warp_units + r / Size::G;
+  if (n < sequences && r < Size::rows) pre[(first + n) * Size::pre_stride + unit * Size::room + r % Size::G] = total;
 }
 
 // This warp's part of the sums [sequence][unit] of Size::back_sequences sequences from da [sequence][k_width].
@@ -178,9 +188,10 @@ persistent_forward(ForwardLaunch p) {
     const int unit = first_unit + warp_index() * Size::warp_units + r / G;
     const float* from = f.r + (int64_t{r % G} * hidden + unit) * hidden;
     RNNFAST_UNROLL
-    for (int i = 0; i < N; ++i) {
-      const int k = (i / 4 * 32 + lane_index()) * 4 + i % 4;
-      w[r][i] = unit < hidden && k < hidden ? from[k] : 0.0f;
+    for (int i = 0; i < N; i += 4) {
+      const int k = (i / 4 * 32 + lane_index()) * 4;
+      const Float4 four = load_four(from, k, unit < hidden ? hidden : 0);
+      w[r][i] = four.x, w[r][i + 1] = four.y, w[r][i + 2] = four.z, w[r][i + 3] = four.w;
     }
   }
   const int own_n = thread_index() / Size::units, own_unit = first_unit + thread_index() % Size::units;
@@ -216,8 +227,16 @@ persistent_forward(ForwardLaunch p) {
         const int n = begin + pair / Size::units, unit = first_unit + pair % Size::units;
         if (unit >= hidden) continue;
         if (begin > 0 || pair != thread_index()) early = load_unit<Cell>(f, s, group + int64_t{n} * stride, unit);
-        const float* own = pre + pair / Size::units * Size::pre_stride + pair % Size::units * G;
-        finish_unit<Cell>(f, early, unit, [&](int gate) { return own[gate]; });
+        const float* own = pre + pair / Size::units * Size::pre_stride + pair % Size::units * Size::room;
+        float product[4];
+        if constexpr (Size::room == 4) {  // one word at a time, every fourth bank would be read
+          const Float4 four = load<Float4>(own);
+          product[0] = four.x, product[1] = four.y, product[2] = four.z, product[3] = four.w;
+        } else {
+          RNNFAST_UNROLL
+          for (int gate = 0; gate < G; ++gate) product[gate] = own[gate];
+        }
+        finish_unit<Cell>(f, early, unit, [&](int gate) { return product[gate]; });
       }
     }
     barrier.arrive();

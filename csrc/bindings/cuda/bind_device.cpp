@@ -83,12 +83,22 @@ void bind_device(py::module_& m) {
   m.attr("emulated") = true;
   m.def(
       "emulate",
-      [](const std::string& schedule, uint64_t seed, int sms) {
+      [](const std::string& schedule, uint64_t seed, int sms, bool count) {
         emulate::set_schedule(schedule, seed);
-        emulate::options().sms = sms;
+        emulate::options().sms = sms, emulate::options().count = count;
+        emulate::clear_counts();
       },
-      py::arg("schedule"), py::arg("seed") = 0, py::arg("sms") = 4,
-      "Which thread runs next, and how many SMs there are.");
+      py::arg("schedule"), py::arg("seed") = 0, py::arg("sms") = 4, py::arg("count") = false,
+      "Which thread runs next, how many SMs there are, and whether accesses are counted from now on.");
+  m.def(
+      "emulated_counts",
+      [] {
+        py::list rows;
+        for (const emulate::AccessCount& c : emulate::counts())
+          rows.append(py::make_tuple(c.source, c.shared, c.write, c.times, c.passes, c.ideal, c.sectors, c.useful));
+        return rows;
+      },
+      "(source, shared, write, times, passes, ideal passes, sectors, useful bytes) of each access of a kernel.");
 #else
   m.attr("emulated") = false;
 #endif
