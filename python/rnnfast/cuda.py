@@ -3,7 +3,9 @@
 A layer made with `device="cuda"` has its parameters and gradients in device memory, as `DeviceArray`. It takes torch
 and CuPy arrays of that device without a copy, runs on their current stream with memory from their allocator, and gives
 arrays of the same kind. NumPy arrays are copied to the device, and results back to NumPy, which waits for the device.
-Lengths, resets and tokens are read by the host: pass them in host memory where a wait would hurt.
+Lengths, resets and tokens are read by the host: pass them in host memory where a wait would hurt. What is done to
+parameters and gradients themselves (loading, zero_grad, optimisers) runs on the default stream: a call on another stream
+must wait for that one first.
 
 In a build with RNNFAST_CUDA=EMULATE the device is emulated on the CPU: for tests, not for use.
 """
@@ -69,9 +71,11 @@ def device_name(device: Any) -> str | None:
     trouble = problem()
     if trouble:
         raise RuntimeError(f"device={str(device)!r} cannot be used: {trouble}")
-    index = int(number) if number else _cuda.current_device()
+    index, current = int(number or _cuda.current_device()), _cuda.current_device()
     if index >= _cuda.device_count():
         raise ValueError(f"device must be below cuda:{_cuda.device_count()}, got {device!r}")
+    if index != current:
+        raise ValueError(f"device must be the current one, cuda:{current} (torch.cuda.set_device), got {device!r}")
     return f"cuda:{index}"
 
 
@@ -285,6 +289,8 @@ class _Foreign(Kind):
 class _Torch(_Foreign):
     def __init__(self, like: Any) -> None:
         self._torch, self._device = sys.modules["torch"], like.device
+        if like.device.index != _cuda.current_device():
+            raise ValueError(f"tensors must be on the current device, cuda:{_cuda.current_device()}, got {like.device}")
         self.stream = self._torch.cuda.current_stream(like.device).cuda_stream
 
     def allocate(self, nbytes: int) -> tuple[int, Any]:
