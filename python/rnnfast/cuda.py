@@ -4,8 +4,8 @@ A layer made with `device="cuda"` has its parameters and gradients in device mem
 and CuPy arrays of that device without a copy, runs on their current stream with memory from their allocator, and gives
 arrays of the same kind. NumPy arrays are copied to the device, and results back to NumPy, which waits for the device.
 Lengths, resets and tokens are read by the host: pass them in host memory where a wait would hurt. What is done to
-parameters and gradients themselves (loading, zero_grad, optimisers) runs on the default stream: a call on another stream
-must wait for that one first.
+parameters and gradients themselves (loading, zero_grad, optimisers) runs on the default stream: a call on another
+stream must wait for that one first.
 
 In a build with RNNFAST_CUDA=EMULATE the device is emulated on the CPU: for tests, not for use.
 """
