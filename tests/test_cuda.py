@@ -47,6 +47,7 @@ SIZES = [
     Case("", 5, 6, 4, 8, lengths="full", tokens=True),
     Case("", 8, 4, 3, 12, layers=2, lengths="random", reset=True, state=False),
     Case("", 2, 70, 2, 16, lengths="random"),
+    Case("", 3, 90, 3, 4, tokens=True),  # more than 256 rows
 ]
 # What only the persistent kernels and `step` can hold: each of their three sizes.
 LARGE = [
