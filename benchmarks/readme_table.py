@@ -8,11 +8,12 @@ as it is. With --check nothing is written: exit code 1 if README.md differs from
 
 import argparse
 import json
+import math
 import re
 import sys
 from pathlib import Path
 
-from rnnfast.bench import tables
+from rnnfast.bench import report, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- bench:begin (\S+) -->\n)(.*?)(<!-- bench:end (\S+) -->)", re.DOTALL)
@@ -100,6 +101,46 @@ def cuda(doc):
     return "\n".join([*lines, "", f"{doc['device']}; torch {doc['torch']}, cuDNN {doc['cudnn']}."])
 
 
+TORCH_GROUPS = {
+    "layers": "layers, the cases of the tables below",
+    "ragged": "unequal lengths: `lengths=`, torch packs and pads",
+    "packed": "a PackedSequence",
+    "cells": "cells",
+    "steps": "one step of one sequence under no_grad, frozen",
+    "resets": "a rollout with reset masks, torch step by step",
+    "training": "a training step of a whole model",
+}
+
+
+def torch_backend(doc):
+    lines = []
+    for group, what in TORCH_GROUPS.items():
+        for mode in ("forward", "forward+backward", ""):
+            of = [r for r in doc["rows"] if r["group"] == group and mode_of(r) == mode]
+            for threads in sorted({r["threads"] for r in of}):
+                ratios = {r["name"]: r["ratio"] for r in of if r["threads"] == threads}
+                mean = math.exp(sum(map(math.log, ratios.values())) / len(ratios))
+                worst = min(ratios, key=ratios.get)
+                cells = [what, mode.replace("+", " + "), str(threads), str(len(ratios)), f"{mean:.2f} ×"]
+                lines.append([*cells, f"{ratios[worst]:.2f} ×, {worst.replace('/' + mode, '') if mode else worst}"])
+    head = ["", "", "threads", "rows", "geometric mean", "lowest"]
+    costs = []
+    for mode in ("forward", "forward+backward"):
+        found = sorted(r["overhead"] for r in doc["rows"] if r["group"] == "overhead" and mode_of(r) == mode)
+        if found:
+            costs.append(f"{report.duration(found[len(found) // 2])} ({mode.replace('+', ' and ')})")
+    about = "How many times as long torch.nn takes for the same, both through PyTorch."
+    if costs:
+        about += f" Around the kernels, over the same call of the NumPy layers, PyTorch costs {', '.join(costs)}."
+    versions = f"torch {doc['info']['torch']}, {where(doc['info'], doc['date'])}"
+    return "\n\n".join([about, tables.markdown(head, lines), versions])
+
+
+def mode_of(row):
+    parts = row["name"].split("/")
+    return parts[1] if len(parts) > 2 else ""
+
+
 def clock(seconds):
     return f"{seconds:.0f} s" if seconds < 99.5 else f"{seconds / 60:.1f} min"
 
@@ -122,6 +163,7 @@ TABLES = {
     "memory": ("memory.json", memory),
     "robustness": ("robustness.json", robustness),
     "cuda": ("cuda_h100.json", cuda),
+    "torch_backend": ("torch_backend.json", torch_backend),
 }
 
 

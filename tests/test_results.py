@@ -207,6 +207,13 @@ def test_readme_is_written_and_checked(tmp_path, capsys):
     (results / "cuda_h100.json").write_text(json.dumps(doc))
     imports = {"worst": 0.0514, "info": fake_run()["info"], "date": "2026-01-02"}
     (results / "robustness.json").write_text(json.dumps({"imports": imports}))
+    rows = [
+        {"group": "layers", "name": f"lstm/forward/{size}", "threads": 2, "ratio": ratio}
+        for size, ratio in (("T1", 2.0), ("T2", 8.0))
+    ]
+    rows += [{"group": "overhead", "name": "gru/forward/T1", "threads": 1, "ratio": 1.0, "overhead": 1.25e-5}]
+    doc = {"rows": rows, "info": {**fake_run()["info"], "torch": "9.8"}, "date": "2026-01-02"}
+    (results / "torch_backend.json").write_text(json.dumps(doc))
     assert readme_table.main([*arguments, "--check"]) == 1
     assert readme_table.main(arguments) == readme_table.main([*arguments, "--check"]) == 0
     text = readme.read_text()
@@ -215,6 +222,8 @@ def test_readme_is_written_and_checked(tmp_path, capsys):
     assert "2.00 s, 2.00 ×" in text and "| not reached |" in text and "| 2,048 MiB |" in text
     assert "| GRU, 2 layers | 4 MiB, 250 ms |" in text
     assert "| GRU 9 × 8, 7 | 2.00 (1.00) | small / step | 5.00 (2.00) | 4.00 (3.00) | 2.5 |" in text
+    assert "PyTorch costs 12.5 µs (forward)." in text
+    assert re.search(r"\| forward \| 2 +\| 2 +\| 4.00 × +\| 2.00 ×, lstm/T1 +\|", text)
     assert re.search(r"\| `import rnnfast`, beyond `import numpy` \| 51 ms +\|", text)
     assert re.search(r"\| fast: LSTM 1 × 256, 0.35 M parameters \| 11 s +\| 21 s +\| not reached", text)
     readme.write_text(text.replace("2.00 ×", "20.0 ×"))

@@ -32,3 +32,7 @@ MATH_ULP = {"float32": 2, "float64": 4}
 OPS = {"float32": 32 * EPS32, "float64": 1e-12}
 OPTIM = {"float32": 8 * EPS32, "float64": 1e-12}  # after a few steps; the parameters are of order one
 CLIP = {"float32": 8 * EPS32, "float64": 1e-12}
+
+# rnnfast.torch in float32 against what torch computes in float64: of max(1, max |expected|), beside PEER_FACTOR32 times
+# torch's own error
+TORCH32 = 64 * EPS32

@@ -9,13 +9,13 @@
 
 namespace rnnfast {
 
-namespace {
-
 CellId cell_of(const std::string& name) {
   for (int id = 0; id < cell_count; ++id)
     if (name == cell_name(static_cast<CellId>(id))) return static_cast<CellId>(id);
   throw py::value_error("no cell is called '" + name + "'");
 }
+
+namespace {
 
 template <class T>
 using OptionalArrays = std::vector<std::optional<Array<T>>>;
@@ -71,11 +71,10 @@ class Rnn {
         {steps, batch, data_or_null(lengths), reinterpret_cast<const uint8_t*>(data_or_null(reset)), time(1), row(1)},
         data_or_null(x),
         data_or_null(tokens),
-        time(width),
-        row(width)};
+        {time(width), row(width)}};
 
     Array<T> y({batch_first ? batch : steps, batch_first ? steps : batch, out_width});
-    RnnOutput<T> out{y.mutable_data(), time(out_width), row(out_width), {}};
+    RnnOutput<T> out{y.mutable_data(), {time(out_width), row(out_width)}, {}};
     if (lengths) std::fill_n(out.y, y.size(), T(0));
     const T* state[kMaxStates] = {};
     py::tuple states(states_);
@@ -110,14 +109,14 @@ class Rnn {
     const auto row = [&](int64_t n) { return of.batch_first ? n * steps : n; };
     const int64_t out_width = config_.directions * config_.hidden;
     RnnBackward<T> io{};
-    io.dy = data_or_null(dy), io.dy_stride_time = time(out_width), io.dy_stride_batch = row(out_width);
+    io.dy = data_or_null(dy), io.dy_strides = {time(out_width), row(out_width)};
     py::object dx = py::none();
     T* over_x = keep || of.batch_first || !want_dx ? nullptr : place_for_dx(cache);
     if (over_x != nullptr) {
-      io.dx = over_x, io.dx_stride_time = time(config_.input), io.dx_stride_batch = row(config_.input);
+      io.dx = over_x, io.dx_strides = {time(config_.input), row(config_.input)};
     } else if (want_dx && !of.one_hot) {
       Array<T> made({of.batch_first ? batch : steps, of.batch_first ? steps : batch, config_.input});
-      io.dx = made.mutable_data(), io.dx_stride_time = time(config_.input), io.dx_stride_batch = row(config_.input);
+      io.dx = made.mutable_data(), io.dx_strides = {time(config_.input), row(config_.input)};
       if (schedule.ragged()) std::fill_n(io.dx, made.size(), T(0));
       dx = std::move(made);
     }

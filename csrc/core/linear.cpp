@@ -60,7 +60,10 @@ LinearGradients<T>::LinearGradients(const PackedLinear<T>& packed, bool several,
       dw_(panels_ * in_ * lanes_),
       sums_(panels_ * lanes_) {
   if (several) dw_part_ = Buffer<T>(dw_.size()), sums_part_ = Buffer<T>(sums_.size());
-  for (int i = 0; i < threads; ++i) packed_.emplace_back(kMaxTilePanels * kSumBlock * lanes_);
+  for (int i = 0; i < threads; ++i) {
+    packed_.emplace_back(kMaxTilePanels * kSumBlock * lanes_);
+    x_packed_.emplace_back(kSumBlock * in_);
+  }
 }
 
 template <class T>
@@ -71,6 +74,7 @@ void LinearGradients<T>::add(const T* dy, const T* x, int64_t rows, bool first, 
   args.da = dy, args.da_row = panels_ * lanes_, args.da_panel = lanes_, args.first = 0, args.n = 1;
   args.gradient = first ? dw_.data() : dw_part_.data();
   args.packed = packed_[static_cast<size_t>(team.id)].data();
+  args.x_packed = x_packed_[static_cast<size_t>(team.id)].data();
   // Panels where every thread gets some, else inputs; the sum over rows is never split.
   const bool by_panel = panels_ >= kMaxTilePanels * team.count;
   const Span own = part_of(panels_, team.id, team.count);

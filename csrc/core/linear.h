@@ -54,7 +54,7 @@ class LinearGradients {
  private:
   int64_t in_, out_, lanes_, panels_;
   Buffer<T> dw_, dw_part_, sums_, sums_part_;  // [panel][in][L], [panel][L]
-  std::vector<Buffer<T>> packed_;              // a thread's scratch
+  std::vector<Buffer<T>> x_packed_, packed_;   // a thread's block of rows of x and of dy
 };
 
 // x [rows, in], y [rows, out].

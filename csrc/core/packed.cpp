@@ -78,13 +78,13 @@ void pack_part(const RnnConfig& config, const RnnWeights<T>* weights, const int3
   }
 }
 
-void number_tokens(const Schedule& schedule, const int32_t* tokens, int64_t stride_time, int64_t stride_batch,
-                   int64_t vocabulary, Buffer<int32_t>& token, Buffer<int32_t>& ids) {
+void number_tokens(const Schedule& schedule, const int32_t* tokens, const Strides& strides, int64_t vocabulary,
+                   Buffer<int32_t>& token, Buffer<int32_t>& ids) {
   std::vector<int32_t> place(static_cast<size_t>(vocabulary), -1);
   token = Buffer<int32_t>(schedule.rows());
   std::vector<int32_t> seen;
   schedule.each_row(0, schedule.longest(), [&](int64_t row, int64_t t, int64_t j) {
-    const int32_t id = tokens[t * stride_time + schedule.caller(j) * stride_batch];
+    const int32_t id = tokens[schedule.place(strides, row, t, j)];
     token[row] = id;
     if (place[static_cast<size_t>(id)] < 0) {
       place[static_cast<size_t>(id)] = 0;

@@ -23,7 +23,7 @@ void pack_part(const RnnConfig&, const RnnWeights<T>* weights, const int32_t* id
                const Team&);
 
 // The distinct tokens of a call in ascending order, and each row's place among them.
-void number_tokens(const Schedule&, const int32_t* tokens, int64_t stride_time, int64_t stride_batch,
-                   int64_t vocabulary, Buffer<int32_t>& token, Buffer<int32_t>& ids);
+void number_tokens(const Schedule&, const int32_t* tokens, const Strides&, int64_t vocabulary, Buffer<int32_t>& token,
+                   Buffer<int32_t>& ids);
 
 }  // namespace rnnfast

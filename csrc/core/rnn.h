@@ -84,15 +84,15 @@ struct PackedRnn {
 template <class T>
 struct RnnInput {
   BatchLayout layout;
-  const T* x;             // (t, b) -> [I] at t * stride_time + b * stride_batch; or
+  const T* x;             // (t, b) -> [I]; or
   const int32_t* tokens;  // (t, b) -> a token below I: a one-hot row
-  int64_t stride_time, stride_batch;
+  Strides strides;
 };
 
 template <class T>
 struct RnnOutput {
   T* y;  // (t, b) -> [D * H]; zeroed by the caller where sequences end early
-  int64_t stride_time, stride_batch;
+  Strides strides;
   T* state[kMaxStates];  // [layers * D, B, H] or null
 };
 
@@ -145,10 +145,10 @@ void rnn_forward(const RnnConfig&, const RnnWeights<T>* weights, std::shared_ptr
 template <class T>
 struct RnnBackward {
   const T* dy;  // strides of y; or null for zeros
-  int64_t dy_stride_time, dy_stride_batch;
+  Strides dy_strides;
   const T* dstate_n[kMaxStates];  // [layers * D, B, H] or null for zeros
   T* dx;                          // strides of x; zeroed by the caller where sequences end early; or null; or x's place
-  int64_t dx_stride_time, dx_stride_batch;
+  Strides dx_strides;
   T* dstate0[kMaxStates];  // or null
   const RnnGradients<T>* gradients;
 };

@@ -55,6 +55,7 @@ class BackwardPass {
       dy_[i] = Buffer<T>(schedule_.rows() * config_.directions * config_.hidden);
     for (int i = 0; i < plan_.threads; ++i) {
       scratch_.emplace_back(plan_, cell_, schedule_.rows(), cache.recomputes());
+      x_packed_.emplace_back(few_ ? 0 : kSumBlock * widest_input());
       packed_.emplace_back(kSame ? 0 : kMaxTilePanels * kSumBlock / 2 * kMaxPre * L_);
     }
     if (!kSame && !few_) allocate_pairs();
@@ -139,6 +140,10 @@ class BackwardPass {
   // da takes the place of the saved values where there are as many, unless they shall live on.
   bool da_in_place() const { return kSame && cell_.saved == cell_.pre_activations && (!keep_ || cache_.recomputes()); }
   T* dy_of(int layer) { return dy_[layer % 2].data(); }
+  int64_t widest_input() const {  // of what weights are multiplied with
+    int64_t width = cache_.token.size() > 0 ? config_.hidden : std::max(config_.input, config_.hidden);
+    return config_.layers > 1 ? std::max(width, out_width()) : width;
+  }
   int64_t out_width() const { return config_.directions * config_.hidden; }
 
   double flops() const {
@@ -227,13 +232,11 @@ class BackwardPass {
       for (int d = 0; d < config_.directions; ++d) dy_index_[d].resize(rows);
     if (io_.dx != nullptr) dx_index_.resize(rows);
     schedule_.each_row(0, schedule_.longest(), [&](int64_t row, int64_t t, int64_t j) {
-      const int64_t b = schedule_.caller(j);
       if (io_.dy != nullptr)
         for (int d = 0; d < config_.directions; ++d)
           dy_index_[d][static_cast<size_t>(row)] =
-              io_.dy + t * io_.dy_stride_time + b * io_.dy_stride_batch + d * config_.hidden;
-      if (io_.dx != nullptr)
-        dx_index_[static_cast<size_t>(row)] = io_.dx + t * io_.dx_stride_time + b * io_.dx_stride_batch;
+              io_.dy + schedule_.place(io_.dy_strides, row, t, j) + d * config_.hidden;
+      if (io_.dx != nullptr) dx_index_[static_cast<size_t>(row)] = io_.dx + schedule_.place(io_.dx_strides, row, t, j);
     });
   }
 
@@ -336,6 +339,7 @@ class BackwardPass {
     const auto take = [&](WeightGradientArgs<T, E> args, const Buffer<E>& pairs, T* gradient) {
       if constexpr (!kSame) args.x = {pairs.data(), pair_stride(args.inputs), nullptr};
       args.gradient = gradient, args.packed = packed_[static_cast<size_t>(team.id)].data();
+      args.x_packed = x_packed_[static_cast<size_t>(team.id)].data();
       // Panels where every thread gets some, else inputs: K is never split.
       const bool by_panel = plan_.panels >= (args.n == 1 ? kMaxTilePanels : 1) * team.count;
       k.weight_gradient(args, by_panel ? part_of(plan_.panels, team.id, team.count) : Span{0, plan_.panels},
@@ -452,8 +456,9 @@ class BackwardPass {
   std::vector<Buffer<E>> da_;     // and where da does not take their place
   Buffer<T> dy_[2];               // of the outputs of the layers below the last in turn, [rows][D * H]
   std::vector<ThreadScratch<T, E>> scratch_;
-  std::vector<Buffer<E>> packed_;  // of pairs: a thread's da, interleaved
-  Buffer<E> x_pairs_, h_pairs_;    // [pairs of rows][pair_stride]
+  std::vector<Buffer<E>> x_packed_;  // a thread's block of rows
+  std::vector<Buffer<E>> packed_;    // of pairs: a thread's da, interleaved
+  Buffer<E> x_pairs_, h_pairs_;      // [pairs of rows][pair_stride]
   std::vector<const T*> dy_index_[2];
   std::vector<T*> dx_index_;
   std::vector<int64_t> group_begin_;

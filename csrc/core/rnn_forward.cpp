@@ -89,16 +89,14 @@ class ForwardPass {
   // Rows of layer 0's input and of the last layer's output: where the caller has them, or copies if kept.
   void take_input(bool packed) {
     const int64_t rows = schedule_.rows(), width = config_.directions * config_.hidden;
-    const bool dense = !schedule_.ragged();
     if (in_.tokens != nullptr) {
       if (packed) {
         cache_.token = Buffer<int32_t>(rows);
         schedule_.each_row(0, schedule_.longest(), [&](int64_t row, int64_t t, int64_t j) {
-          cache_.token[row] = in_.tokens[t * in_.stride_time + schedule_.caller(j) * in_.stride_batch];
+          cache_.token[row] = in_.tokens[schedule_.place(in_.strides, row, t, j)];
         });
       } else {
-        number_tokens(schedule_, in_.tokens, in_.stride_time, in_.stride_batch, config_.input, cache_.token,
-                      cache_.ids);
+        number_tokens(schedule_, in_.tokens, in_.strides, config_.input, cache_.token, cache_.ids);
         ids_ = cache_.ids.data();
       }
     } else if (keep_ || !kSame) {
@@ -106,28 +104,34 @@ class ForwardPass {
       cache_.x = Buffer<E>(rows * stride);
       x_ = {cache_.x.data(), stride, nullptr};
     } else if constexpr (kSame) {
-      take_input_in_place(dense);
+      take_input_in_place();
     }
-    if (!keep_ && dense && out_.stride_batch == width && out_.stride_time == schedule_.batch() * width) {
+    if (!keep_ && in_order(out_.strides, width)) {
       y_ = {out_.y, width, nullptr};
     } else if (!keep_) {
       for (int d = 0; d < config_.directions; ++d) {
         y_index_[d].resize(static_cast<size_t>(rows));
         schedule_.each_row(0, schedule_.longest(), [&](int64_t row, int64_t t, int64_t j) {
           y_index_[d][static_cast<size_t>(row)] =
-              out_.y + t * out_.stride_time + schedule_.caller(j) * out_.stride_batch + d * config_.hidden;
+              out_.y + schedule_.place(out_.strides, row, t, j) + d * config_.hidden;
         });
       }
     }
   }
 
-  void take_input_in_place(bool dense) {
-    if (dense && in_.stride_batch == config_.input && in_.stride_time == schedule_.batch() * config_.input) {
+  // Whether the caller's rows lie side by side in the order of ours.
+  bool in_order(const Strides& strides, int64_t width) const {
+    if (strides.row != 0) return strides.row == width;
+    return !schedule_.ragged() && strides.batch == width && strides.time == schedule_.batch() * width;
+  }
+
+  void take_input_in_place() {
+    if (in_order(in_.strides, config_.input)) {
       x_ = {in_.x, config_.input, nullptr};
     } else {
       x_index_.resize(static_cast<size_t>(schedule_.rows()));
       schedule_.each_row(0, schedule_.longest(), [&](int64_t row, int64_t t, int64_t j) {
-        x_index_[static_cast<size_t>(row)] = in_.x + t * in_.stride_time + schedule_.caller(j) * in_.stride_batch;
+        x_index_[static_cast<size_t>(row)] = in_.x + schedule_.place(in_.strides, row, t, j);
       });
       x_ = {nullptr, 0, x_index_.data()};
     }
@@ -167,7 +171,7 @@ class ForwardPass {
     if (cache_.x.size() == 0) return;
     const Span span = part_of(schedule_.longest(), team.id, team.count);
     schedule_.each_row(span.begin, span.end, [&](int64_t row, int64_t t, int64_t j) {
-      to_operands(in_.x + t * in_.stride_time + schedule_.caller(j) * in_.stride_batch, config_.input,
+      to_operands(in_.x + schedule_.place(in_.strides, row, t, j), config_.input,
                   cache_.x.data() + row * operand_stride<T, E>(config_.input));
     });
   }
@@ -240,7 +244,7 @@ class ForwardPass {
       const Span span = part_of(schedule_.longest(), team.id, team.count);
       const T* y = cache_.layers.back().y.data();
       schedule_.each_row(span.begin, span.end, [&](int64_t row, int64_t t, int64_t j) {
-        std::copy_n(y + row * width, width, out_.y + t * out_.stride_time + schedule_.caller(j) * out_.stride_batch);
+        std::copy_n(y + row * width, width, out_.y + schedule_.place(out_.strides, row, t, j));
       });
     }
     const Span sequences = part_of(schedule_.batch(), team.id, team.count);

@@ -13,6 +13,12 @@
 
 namespace rnnfast {
 
+// From one (time t, sequence b) to another in an array of the caller: t * time + b * batch. Or, where `row` is not 0,
+// the array has no room for times past a sequence's end: its rows are those of the schedule, in the same order.
+struct Strides {
+  int64_t time, batch, row = 0;
+};
+
 // A batch as the caller has it: element (t, b) at t * stride_time + b * stride_batch.
 struct BatchLayout {
   int64_t steps, batch;
@@ -33,6 +39,10 @@ class Schedule {
   // Where the caller has sorted sequence j.
   int64_t caller(int64_t j) const { return ragged_ ? order_[static_cast<std::size_t>(j)] : j; }
   int64_t length(int64_t j) const { return length_[static_cast<std::size_t>(j)]; }
+  // Where an array of the caller has time t of sorted sequence j, which is this row.
+  int64_t place(const Strides& strides, int64_t row, int64_t t, int64_t j) const {
+    return strides.row != 0 ? row * strides.row : t * strides.time + caller(j) * strides.batch;
+  }
 
   // f(row, time, j) for the rows of times [begin, end).
   template <class F>

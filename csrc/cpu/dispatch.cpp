@@ -1,6 +1,8 @@
 // Which instruction set runs: the best that was built, that the processor and the system have, and RNNFAST_ISA allows.
 #include "dispatch.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <stdexcept>
 
@@ -41,6 +43,7 @@ namespace {
 struct Target {
   const char* name;
   bool (*usable)();
+  bool (*fast)();  // whether it is taken where none is asked for
   const Kernels<float>* f32;
   const Kernels<double>* f64;
   const Kernels<float, Bf16x2>* bf16;
@@ -50,6 +53,14 @@ struct Target {
 #define RNNFAST_TABLES(target, bf16_target)                                                         \
   &target::kernels_f32, &target::kernels_f64, &bf16_target::kernels_bf16, &target::ops_kernels_f32, \
       &target::ops_kernels_f64
+
+bool always() { return true; }
+
+#ifdef RNNFAST_HAVE_AVX512_BF16
+// Intel's processors take four times as long for a dot product of bf16 pairs as for a multiply-add of floats, so the
+// two multiply-adds that give the same bits are faster there; AMD's take twice as long.
+bool has_fast_bf16() { return !__builtin_cpu_is("intel"); }
+#endif
 
 // __builtin_cpu_supports asks cpuid and XGETBV: an AVX register that the system does not save is no AVX.
 #ifdef RNNFAST_HAVE_AVX512
@@ -61,25 +72,25 @@ bool has_avx512() {
 
 const Target targets[] = {
 #ifdef RNNFAST_HAVE_AVX512_BF16
-    {"avx512_bf16", [] { return has_avx512() && __builtin_cpu_supports("avx512bf16"); },
+    {"avx512_bf16", [] { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }, has_fast_bf16,
      RNNFAST_TABLES(avx512, avx512_bf16)},
 #endif
 #ifdef RNNFAST_HAVE_AVX512
-    {"avx512", has_avx512, RNNFAST_TABLES(avx512, avx512)},
+    {"avx512", has_avx512, always, RNNFAST_TABLES(avx512, avx512)},
 #endif
 #ifdef RNNFAST_HAVE_AVX2
-    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
+    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, always,
      RNNFAST_TABLES(avx2, avx2)},
 #endif
 #ifdef RNNFAST_HAVE_SSE42
-    {"sse42", [] { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); },
+    {"sse42", [] { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }, always,
      RNNFAST_TABLES(sse42, sse42)},
 #endif
 #ifdef RNNFAST_HAVE_NEON
-    {"neon", [] { return true; }, RNNFAST_TABLES(neon, neon)},
+    {"neon", always, always, RNNFAST_TABLES(neon, neon)},
 #endif
 #ifdef RNNFAST_HAVE_SCALAR
-    {"scalar", [] { return true; }, RNNFAST_TABLES(scalar, scalar)},
+    {"scalar", always, always, RNNFAST_TABLES(scalar, scalar)},
 #endif
 };
 
@@ -87,7 +98,7 @@ const Target& choose() {
   const char* forced = std::getenv("RNNFAST_ISA");
   const std::string wanted = forced != nullptr ? forced : "";
   for (const Target& target : targets)
-    if ((wanted.empty() || wanted == target.name) && target.usable()) return target;
+    if (target.usable() && (wanted.empty() ? target.fast() : wanted == target.name)) return target;
   std::string have;
   for (const std::string& name : isa_names()) have += (have.empty() ? "" : ", ") + name;
   throw std::runtime_error("RNNFAST_ISA must be one of what this processor and build have (" + have + "), got '" +
@@ -126,12 +137,22 @@ const OpsKernels<double>& ops_kernels<double>() {
   return *target().ops_f64;
 }
 
+int64_t core_cache_bytes() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const int64_t found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#else
+  constexpr int64_t found = 0;
+#endif
+  return found > 0 ? found : int64_t{1} << 20;
+}
+
 std::string isa_name() { return target().name; }
 
 std::vector<std::string> isa_names() {
   std::vector<std::string> names;
-  for (const Target& target : targets)
-    if (target.usable()) names.emplace_back(target.name);
+  for (const bool fast : {true, false})
+    for (const Target& target : targets)
+      if (target.usable() && target.fast() == fast) names.emplace_back(target.name);
   return names;
 }
 

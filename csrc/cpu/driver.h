@@ -179,11 +179,16 @@ RNNFAST_INLINE void step_tiles(Tile<T, E>& t, const StepRow<T, E>* rows, int64_t
   constexpr int L = Vec<T>::lanes;
   alignas(64) T product[kMaxTileRows * kMaxTilePanels * kMaxPre * L];
   const Tiling tiling(count, N, panels.end - panels.begin);
+  const int64_t steps = t.runs * t.run_length, panel_bytes = t.b_panel * static_cast<int64_t>(sizeof(E));
   t.out_panel = N * L;
   for (int64_t panel = panels.begin; panel < panels.end; panel += tiling.panels) {
     const int64_t left = panels.end - panel;
     const int q_count = static_cast<int>(left < tiling.panels ? left : tiling.panels);
     t.b = b + panel * t.b_panel;
+    const int64_t after = panel + q_count < panels.end ? panel + q_count : panels.begin;
+    const int64_t following = panels.end - after < tiling.panels ? panels.end - after : tiling.panels;
+    t.ahead = Ahead(b + after * t.b_panel, following * panel_bytes, steps * tiling.tiles,
+                    (panels.end - panels.begin) * panel_bytes);
     for (int64_t i = 0; i < tiling.tiles; ++i) {
       const StepRow<T, E>* row = rows + tiling.begin(i);
       const int m_count = static_cast<int>(tiling.begin(i + 1) - tiling.begin(i));

@@ -33,8 +33,9 @@ void gemm(const GemmArgs<T, E>& g, Span rows, Span panels, Team& team) {
   constexpr int64_t kTilesPerPoll = 64;         // at most a millisecond
   if (rows.begin >= rows.end) return;
   const Tiling tiling(rows.end - rows.begin, g.n, panels.end - panels.begin);
-  const int64_t panel_size = g.runs * g.run_length * g.n * L;
-  int64_t group = kWeightBytes / (panel_size * static_cast<int64_t>(sizeof(E)) + 1);
+  const int64_t panel_size = g.runs * g.run_length * g.n * L,
+                panel_bytes = panel_size * static_cast<int64_t>(sizeof(E));
+  int64_t group = kWeightBytes / (panel_bytes + 1);
   group = group < tiling.panels ? tiling.panels : group / tiling.panels * tiling.panels;
   const int64_t full_panels = g.width < 0 ? panels.end : g.width / L;
 
@@ -43,6 +44,10 @@ void gemm(const GemmArgs<T, E>& g, Span rows, Span panels, Team& team) {
   t.b_panel = panel_size, t.init_panel = g.init_panel, t.out_panel = g.out_panel;
   for (int64_t first = panels.begin; first < panels.end; first += group) {
     const int64_t last = first + group < panels.end ? first + group : panels.end;
+    const int64_t following = last + group < panels.end ? group : panels.end - last;
+    const int64_t steps = g.runs * g.run_length, turns = (last - first + tiling.panels - 1) / tiling.panels;
+    t.ahead = Ahead(g.b + last * panel_size, following * panel_bytes, steps * turns * tiling.tiles,
+                    (panels.end - panels.begin) * panel_bytes);
     for (int64_t i = 0; i < tiling.tiles; ++i) {
       const int64_t row = rows.begin + tiling.begin(i);
       const int m_count = static_cast<int>(tiling.begin(i + 1) - tiling.begin(i));
@@ -135,6 +140,39 @@ void pair_rows(Rows<const E> in, int64_t width, E* out, int64_t stride, Span row
   }
 }
 
+// How the inputs of a weight gradient are cut into tiles, each of whose columns of a block of rows are packed as
+// [k][columns]. Rows of x are too far apart to be read where they are: no processor foresees that, and with a power of
+// two of columns a block of rows falls on a few sets of a cache.
+struct InputTiles {
+  int64_t tiles, size, larger;  // the first `larger` tiles have one column more than `size`
+  RNNFAST_INLINE InputTiles(int64_t count, int vectors) {
+    const int64_t limit = max_tile_rows(vectors);
+    tiles = (count + limit - 1) / limit;
+    size = count / tiles, larger = count % tiles;
+  }
+  RNNFAST_INLINE int64_t columns(int64_t i) const { return size + (i < larger); }
+  RNNFAST_INLINE int64_t begin(int64_t i) const { return i * size + (i < larger ? i : larger); }
+};
+
+template <class E, int M>
+void copy_tiles(const E* row, int64_t tiles, E* to, int64_t rows) {
+  for (int64_t i = 0; i < tiles; ++i, row += M, to += M * rows) __builtin_memcpy(to, row, M * sizeof(E));
+}
+
+template <class E>
+void pack_inputs(Rows<const E> x, int64_t row0, int64_t rows, int64_t first, const InputTiles& tiling, E* packed) {
+  using Fn = void (*)(const E*, int64_t, E*, int64_t);
+  static constexpr Fn copy[kMaxTileRows + 1] = {nullptr,          copy_tiles<E, 1>, copy_tiles<E, 2>,
+                                                copy_tiles<E, 3>, copy_tiles<E, 4>, copy_tiles<E, 5>,
+                                                copy_tiles<E, 6>, copy_tiles<E, 7>, copy_tiles<E, 8>};
+  const int64_t split = tiling.begin(tiling.larger);
+  for (int64_t k = 0; k < rows; ++k) {
+    const E* row = row_of(x, row0 + k) + first;
+    if (tiling.larger > 0) copy[tiling.size + 1](row, tiling.larger, packed + k * (tiling.size + 1), rows);
+    copy[tiling.size](row + split, tiling.tiles - tiling.larger, packed + split * rows + k * tiling.size, rows);
+  }
+}
+
 template <class T, class E>
 void weight_gradient(const WeightGradientArgs<T, E>& g, Span panels, Span inputs, Team& team) {
   using V = Vec<T>;
@@ -142,44 +180,42 @@ void weight_gradient(const WeightGradientArgs<T, E>& g, Span panels, Span inputs
   if (inputs.begin >= inputs.end) return;
   const int64_t out_panel = g.inputs * g.n * L, packed_panel = kSumBlock / R * g.n * L;
   const int width = g.n == 1 ? kMaxTilePanels : 1;  // panels at a time
-  constexpr int64_t kBlocksPerPoll = 16;
-  const E* x[kSumBlock / R];
-  for (int64_t panel = panels.begin; panel < panels.end; panel += width) {
-    const int q_count = static_cast<int>(panels.end - panel < width ? panels.end - panel : width);
-    const int64_t limit = max_tile_rows(g.n * q_count), count = inputs.end - inputs.begin;
-    const int64_t tiles = (count + limit - 1) / limit;
-    for (int q = 0; q < q_count && !g.add; ++q) {
-      T* out = g.gradient + (panel + q) * out_panel;
-      for (int64_t i = inputs.begin * g.n * L; i < inputs.end * g.n * L; i += L) V(T(0)).store(out + i);
-    }
-    for (int64_t end = g.rows, row0; end > 0; end = row0) {  // the last block first, as backward makes them
-      row0 = (end - 1) / kSumBlock * kSumBlock;
-      const int64_t rows = end - row0;
-      for (int64_t r = 0; r < rows; r += R) {
-        const int64_t k = r / R;
-        x[k] = row_of(g.x, row0 / R + k);
-        for (int q = 0; g.packed != nullptr && q < q_count; ++q) {
-          const E* from = g.da + (row0 + r) * g.da_row + (panel + q) * g.da_panel + g.first * W;
-          const E* next = r + R > rows ? nullptr : from + (R - 1) * g.da_row;
+  WeightTile<T, E> t;
+  t.out_panel = out_panel;
+  for (int64_t end = g.rows, row0; end > 0; end = row0) {  // the last block first, as backward makes them
+    row0 = (end - 1) / kSumBlock * kSumBlock;
+    const int64_t rows = end - row0;
+    t.count = (rows + R - 1) / R;
+    int packed_for = 0;
+    for (int64_t panel = panels.begin; panel < panels.end; panel += width) {
+      const int q_count = static_cast<int>(panels.end - panel < width ? panels.end - panel : width);
+      for (int q = 0; !g.add && end == g.rows && q < q_count; ++q) {
+        T* out = g.gradient + (panel + q) * out_panel;
+        for (int64_t i = inputs.begin * g.n * L; i < inputs.end * g.n * L; i += L) V(T(0)).store(out + i);
+      }
+      const InputTiles tiling(inputs.end - inputs.begin, g.n * q_count);
+      if (packed_for != q_count) pack_inputs(g.x, row0 / R, t.count, inputs.begin, tiling, g.x_packed);
+      packed_for = q_count;
+      for (int64_t k = 0; g.packed != nullptr && k < t.count; ++k) {
+        for (int q = 0; q < q_count; ++q) {
+          const E* from = g.da + (row0 + k * R) * g.da_row + (panel + q) * g.da_panel + g.first * W;
+          const E* next = k * R + R > rows ? nullptr : from + (R - 1) * g.da_row;
           for (int n = 0; n < g.n; ++n)
             of_rows(from + n * W, next == nullptr ? nullptr : next + n * W)
                 .store(g.packed + q * packed_panel + (k * g.n + n) * L);
         }
       }
-      WeightTile<T, E> t;
-      t.x = x, t.count = (rows + R - 1) / R, t.out_panel = out_panel;
       if (g.packed != nullptr) {
         t.da = g.packed, t.da_row = g.n * L, t.da_panel = packed_panel;
       } else {
         t.da = g.da + row0 * g.da_row + panel * g.da_panel + g.first * L, t.da_row = g.da_row, t.da_panel = g.da_panel;
       }
-      for (int64_t i = 0; i < tiles; ++i) {
-        t.i = inputs.begin + count * i / tiles;
-        const int m_count = static_cast<int>(inputs.begin + count * (i + 1) / tiles - t.i);
-        t.out = g.gradient + panel * out_panel + t.i * g.n * L;
-        weight_tile_of<T, E>(m_count, g.n, q_count)(t);
+      for (int64_t i = 0; i < tiling.tiles; ++i) {
+        t.x = g.x_packed + tiling.begin(i) * t.count;
+        t.out = g.gradient + panel * out_panel + (inputs.begin + tiling.begin(i)) * g.n * L;
+        weight_tile_of<T, E>(static_cast<int>(tiling.columns(i)), g.n, q_count)(t);
       }
-      if (row0 / kSumBlock % kBlocksPerPoll == 0 && team_stopped(team)) return;
+      if (team_stopped(team)) return;
     }
   }
 }

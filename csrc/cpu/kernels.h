@@ -162,7 +162,8 @@ struct WeightGradientArgs {
   int first, n;
   T* gradient;  // [panels][inputs][n][L], assigned or, with `add`, added to
   bool add;
-  E* packed;  // this thread's [kMaxTilePanels][kSumBlock][n][L] where rows lie far apart or in pairs; or null
+  E* x_packed;  // this thread's [kSumBlock][inputs]
+  E* packed;    // this thread's [kMaxTilePanels][kSumBlock][n][L] where rows lie far apart or in pairs; or null
 };
 
 // Element (k, panel, n, lane) lies at k * k_stride + panel * panel_stride + n * L + lane.
@@ -230,6 +231,9 @@ struct Kernels {
   int64_t (*fma_loop)(int64_t rounds, E x, T* sink);
   void (*read_loop)(const T* data, int64_t n, int64_t times, T* sink);
 };
+
+// Bytes of the cache that one core has to itself.
+int64_t core_cache_bytes();
 
 // The table of the instruction set in use: chosen once by what the processor has and RNNFAST_ISA allows.
 template <class T, class E = T>

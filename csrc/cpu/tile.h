@@ -12,6 +12,21 @@ namespace rnnfast::RNNFAST_TARGET {
 
 constexpr int kAccumulators = kRegisters == 32 ? 24 : 12;
 
+// What the next tiles need of weights that do not fit L2: a cache line of it, or less, is brought there at each step of
+// k. Processors foresee what one tile reads in order, but not the next panel while many rows pass this one, and waiting
+// for L3 takes up to a third of the time. Several lines at once, every few steps, would be in the way of other loads.
+struct Ahead {
+  const char* next = nullptr;
+  int64_t step = 0;  // bytes
+  Ahead() = default;
+  // `bytes` from `weights` on, in `steps` steps of k; all weights of the product take `all` bytes.
+  RNNFAST_INLINE Ahead(const void* weights, int64_t bytes, int64_t steps, int64_t all)
+      : next(static_cast<const char*>(weights)) {
+    constexpr int64_t kMost = 128;  // beyond it too few of the lines would come to be worth their turn
+    if (all > core_cache_bytes() && bytes <= kMost * steps) step = bytes / steps;
+  }
+};
+
 template <class T, class E>
 struct Tile {
   const E* a[kMaxTileRows];
@@ -22,10 +37,11 @@ struct Tile {
   int64_t init_panel;
   T* out[kMaxTileRows];
   int64_t out_panel;
+  Ahead ahead;
 };
 
 template <class T, class E, int M, int N, int Q>
-void tile(const Tile<T, E>& t) {
+void tile(Tile<T, E>& t) {
   using V = Vec<T>;
   constexpr int L = V::lanes;
   V sum[M][Q * N];
@@ -39,6 +55,8 @@ void tile(const Tile<T, E>& t) {
   for (int m = 0; m < M; ++m) a[m] = t.a[m];
   const E* b = t.b;
   const int64_t b_panel = t.b_panel, length = t.run_length;
+  // Where nothing is needed, a line that is in L1 anyway: a prefetch costs less than a branch.
+  const char* ahead = t.ahead.step > 0 ? t.ahead.next : reinterpret_cast<const char*>(b);
   for (int64_t run = 0; run < t.runs; ++run) {
     if (run + 1 < t.runs)  // runs lie far apart, where no processor foresees the next one
 #pragma GCC unroll 8
@@ -46,6 +64,8 @@ void tile(const Tile<T, E>& t) {
         for (int64_t k = 0; k < length; k += 64 / static_cast<int64_t>(sizeof(E)))
           __builtin_prefetch(a[m] + t.run_stride + k);
     for (int64_t k = 0; k < length; ++k) {
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += t.ahead.step;
       Vec<E> w[Q * N];
 #pragma GCC unroll 16
       for (int j = 0; j < Q * N; ++j) w[j] = Vec<E>::load(b + j / N * b_panel + j % N * L);
@@ -65,14 +85,15 @@ void tile(const Tile<T, E>& t) {
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
     for (int j = 0; j < Q * N; ++j) sum[m][j].store(t.out[m] + j / N * t.out_panel + j % N * L);
+  t.ahead.next = ahead;
 }
 
-// The same with the roles of the weight gradient: the sum runs over rows k, x[k][i .. i + M) times da[k]; the result
+// The same with the roles of the weight gradient: the sum runs over rows k, x[k][0 .. M) times da[k]; the result
 // is added to out, so that a block's sum is complete before it joins those of the earlier blocks.
 template <class T, class E>
 struct WeightTile {
-  const E* const* x;  // [count]
-  int64_t i, count;
+  const E* x;  // [count][M]
+  int64_t count;
   const E* da;  // [N][L] a row
   int64_t da_row, da_panel;
   T* out;  // [M][N][L], panels out_panel apart
@@ -87,11 +108,13 @@ void weight_tile(const WeightTile<T, E>& t) {
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
-    for (int j = 0; j < Q * N; ++j) sum[m][j] = V(0);
-  const E* da = t.da;
+    for (int j = 0; j < Q * N; ++j) {
+      sum[m][j] = V(0);
+      __builtin_prefetch(t.out + j / N * t.out_panel + (m * N + j % N) * L, 1);
+    }
+  const E *x = t.x, *da = t.da;
   const int64_t da_row = t.da_row, da_panel = t.da_panel;
   for (int64_t k = 0; k < t.count; ++k) {
-    const E* x = t.x[k] + t.i;
     Vec<E> w[Q * N];
 #pragma GCC unroll 16
     for (int j = 0; j < Q * N; ++j) w[j] = Vec<E>::load(da + j / N * da_panel + j % N * L);
@@ -101,6 +124,7 @@ void weight_tile(const WeightTile<T, E>& t) {
 #pragma GCC unroll 16
       for (int j = 0; j < Q * N; ++j) sum[m][j] = fma(element, w[j], sum[m][j]);
     }
+    x += M;
     da += da_row;
   }
 #pragma GCC unroll 8
@@ -119,7 +143,7 @@ constexpr int max_tile_rows(int vectors) {
 // Shapes that fit the registers, by [Q - 1][M - 1]; null where they do not.
 template <class T, class E, int N>
 struct Tiles {
-  using Fn = void (*)(const Tile<T, E>&);
+  using Fn = void (*)(Tile<T, E>&);
   using WeightFn = void (*)(const WeightTile<T, E>&);
 
   template <int M, int Q>

@@ -54,6 +54,13 @@ struct DeviceCache {
   size_t bytes() const;
 };
 
+// The caller's array as copy_rows takes it.
+template <class T>
+Place<T> place_of(T* base, const Strides& strides) {
+  if (strides.row != 0) return {base, strides.row, 0, 0};
+  return {base, 0, strides.time, strides.batch};
+}
+
 // The mask of a layer's outputs.
 DropParams drop_params(const DeviceCache&, int layer, const float* from, float* to);
 

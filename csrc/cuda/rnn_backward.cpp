@@ -25,8 +25,8 @@ class BackwardPass {
     DeviceBuffer<float> dy;  // of the layer in turn, [rows][D * H]
     if (io_.dy != nullptr) {
       dy = DeviceBuffer<float>(context_, rows_ * width_);
-      copy_rows(cache_.schedule.rows(), width_, {io_.dy, 0, io_.dy_stride_time, io_.dy_stride_batch},
-                {dy.data(), width_, 0, 0}, context_.stream);
+      copy_rows(cache_.schedule.rows(), width_, place_of(io_.dy, io_.dy_strides), {dy.data(), width_, 0, 0},
+                context_.stream);
     }
     for (int layer = config_.layers - 1; layer >= 0; --layer) {
       const int64_t inputs = config_.input_of(layer);
@@ -40,7 +40,7 @@ class BackwardPass {
     }
     if (dy.size() > 0)
       copy_rows(cache_.schedule.rows(), config_.input, {dy.data(), config_.input, 0, 0},
-                {io_.dx, 0, io_.dx_stride_time, io_.dx_stride_batch}, context_.stream);
+                place_of(io_.dx, io_.dx_strides), context_.stream);
   }
 
  private:

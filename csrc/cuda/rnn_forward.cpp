@@ -40,7 +40,7 @@ class ForwardPass {
     }
     const int64_t width = width_;
     copy_rows(cache_.schedule.rows(), width, {cache_.layers.back().y.data(), width, 0, 0},
-              {out_.y, 0, out_.stride_time, out_.stride_batch}, context_.stream);
+              place_of(out_.y, out_.strides), context_.stream);
   }
 
  private:
@@ -50,12 +50,12 @@ class ForwardPass {
     const RowMap map = cache_.schedule.rows();
     if (in_.tokens != nullptr) {  // copied as they are: a token has the size of a float
       cache_.token = DeviceBuffer<int32_t>(context_, rows_);
-      copy_rows(map, 1, {reinterpret_cast<const float*>(in_.tokens), 0, in_.stride_time, in_.stride_batch},
+      copy_rows(map, 1, place_of(reinterpret_cast<const float*>(in_.tokens), in_.strides),
                 {reinterpret_cast<float*>(cache_.token.data()), 1, 0, 0}, context_.stream);
     } else {
       cache_.x = DeviceBuffer<float>(context_, rows_ * config_.input);
-      copy_rows(map, config_.input, {in_.x, 0, in_.stride_time, in_.stride_batch},
-                {cache_.x.data(), config_.input, 0, 0}, context_.stream);
+      copy_rows(map, config_.input, place_of(in_.x, in_.strides), {cache_.x.data(), config_.input, 0, 0},
+                context_.stream);
     }
   }
 

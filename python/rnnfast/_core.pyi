@@ -210,6 +210,122 @@ class RnnBf16:
     ) -> tuple[_F32 | None, tuple[_F32, ...]]: ...
     def stepper(self, packed: PackedRnnBf16, batch: int, threads: int) -> RnnStepperBf16: ...
 
+# --- bind_borrowed.cpp: arrays are given by their addresses, 0 is none
+
+class Borrowed:
+    def __init__(self, address: int, first: int = 0, second: int = 0) -> None: ...
+
+class BorrowedInput:
+    def __init__(self, steps: int, batch: int, x: Borrowed, tokens: bool, lengths: int, reset: Borrowed) -> None: ...
+
+class BorrowedCache32:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by BorrowedRnn32 alone
+
+class BorrowedRnn32:
+    def __init__(
+        self, cell: str, input: int, hidden: int, layers: int, directions: int, bias: bool, form: str
+    ) -> None: ...
+    def addresses(self, tensor: type, functions: object, weights: list[Any]) -> list[int] | None: ...
+    def pack(self, weights: list[int]) -> PackedRnn32: ...
+    def forward(
+        self,
+        weights: list[int],
+        input: BorrowedInput,
+        state0: list[int],
+        y: int,
+        state_n: list[int],
+        keep: bool,
+        dropout: float,
+        seed: int,
+        packed: PackedRnn32 | None,
+        threads: int,
+    ) -> NDArray[np.uint8] | None: ...
+    @staticmethod
+    def has(place: int) -> bool: ...
+    def backward(
+        self,
+        place: int,
+        dy: Borrowed,
+        dstate_n: list[int],
+        dx: int,
+        dstate0: list[int],
+        gradients: list[int],
+        keep: bool,
+        threads: int,
+    ) -> None: ...
+
+class BorrowedCache64:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by BorrowedRnn64 alone
+
+class BorrowedRnn64:
+    def __init__(
+        self, cell: str, input: int, hidden: int, layers: int, directions: int, bias: bool, form: str
+    ) -> None: ...
+    def addresses(self, tensor: type, functions: object, weights: list[Any]) -> list[int] | None: ...
+    def pack(self, weights: list[int]) -> PackedRnn64: ...
+    def forward(
+        self,
+        weights: list[int],
+        input: BorrowedInput,
+        state0: list[int],
+        y: int,
+        state_n: list[int],
+        keep: bool,
+        dropout: float,
+        seed: int,
+        packed: PackedRnn64 | None,
+        threads: int,
+    ) -> NDArray[np.uint8] | None: ...
+    @staticmethod
+    def has(place: int) -> bool: ...
+    def backward(
+        self,
+        place: int,
+        dy: Borrowed,
+        dstate_n: list[int],
+        dx: int,
+        dstate0: list[int],
+        gradients: list[int],
+        keep: bool,
+        threads: int,
+    ) -> None: ...
+
+class BorrowedCacheBf16:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by BorrowedRnnBf16 alone
+
+class BorrowedRnnBf16:
+    def __init__(
+        self, cell: str, input: int, hidden: int, layers: int, directions: int, bias: bool, form: str
+    ) -> None: ...
+    def addresses(self, tensor: type, functions: object, weights: list[Any]) -> list[int] | None: ...
+    def pack(self, weights: list[int]) -> PackedRnnBf16: ...
+    def forward(
+        self,
+        weights: list[int],
+        input: BorrowedInput,
+        state0: list[int],
+        y: int,
+        state_n: list[int],
+        keep: bool,
+        dropout: float,
+        seed: int,
+        packed: PackedRnnBf16 | None,
+        threads: int,
+    ) -> NDArray[np.uint8] | None: ...
+    @staticmethod
+    def has(place: int) -> bool: ...
+    def backward(
+        self,
+        place: int,
+        dy: Borrowed,
+        dstate_n: list[int],
+        dx: int,
+        dstate0: list[int],
+        gradients: list[int],
+        keep: bool,
+        threads: int,
+    ) -> None: ...
+
 # --- bind_ops.cpp
 
 class PackedLinear32:

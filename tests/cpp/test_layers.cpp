@@ -89,13 +89,13 @@ struct Kernels {
       back.dstate_n[k] = dstate_here[k].data(), back.dstate0[k] = dstate0[k].data();
     }
     y.resize(dy.size()), dx.resize(x.size());
-    out.y = y.data(), out.stride_time = p.batch * width, out.stride_batch = width;
+    out.y = y.data(), out.strides = {p.batch * width, width};
     const rnnfast::BatchLayout layout{p.steps, p.batch, p.lengths.data(), p.reset.data(), p.batch, 1};
-    const rnnfast::RnnInput<T> in{layout, x.data(), nullptr, p.batch * c.input, c.input};
+    const rnnfast::RnnInput<T> in{layout, x.data(), nullptr, {p.batch * c.input, c.input}};
     rnnfast::RnnCache<T> cache(layout);
     rnnfast::rnn_forward<T, T>(c, weights.data(), nullptr, in, first, out, &cache, {0, 0}, threads);
-    back.dy = dy_here.data(), back.dy_stride_time = p.batch * width, back.dy_stride_batch = width;
-    back.dx = dx.data(), back.dx_stride_time = p.batch * c.input, back.dx_stride_batch = c.input;
+    back.dy = dy_here.data(), back.dy_strides = {p.batch * width, width};
+    back.dx = dx.data(), back.dx_strides = {p.batch * c.input, c.input};
     back.gradients = into.data();
     rnnfast::rnn_backward<T, T>(cache, back, false, threads);
   }

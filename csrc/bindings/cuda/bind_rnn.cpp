@@ -64,9 +64,8 @@ class Rnn {
                               reset ? reinterpret_cast<const uint8_t*>(reset->data()) : nullptr, s.time, s.row},
                              pointer<float>(x),
                              pointer<int32_t>(tokens),
-                             s.time * width,
-                             s.row * width};
-    RnnOutput<float> out{pointer<float>(y), s.time * out_width, s.row * out_width, {}};
+                             {s.time * width, s.row * width}};
+    RnnOutput<float> out{pointer<float>(y), {s.time * out_width, s.row * out_width}, {}};
     const float* first[kMaxStates] = {};
     for (size_t k = 0; k < kMaxStates; ++k)
       first[k] = pointer<float>(at(state0, k)), out.state[k] = pointer<float>(at(last, k));
@@ -96,8 +95,8 @@ class Rnn {
       gradients.push_back({pointer<float>(grads[i]), pointer<float>(grads[i + 1]), pointer<float>(grads[i + 2]),
                            pointer<float>(grads[i + 3])});
     RnnBackward<float> io{};
-    io.dy = pointer<float>(dy), io.dy_stride_time = s.time * out_width, io.dy_stride_batch = s.row * out_width;
-    io.dx = pointer<float>(dx), io.dx_stride_time = s.time * config_.input, io.dx_stride_batch = s.row * config_.input;
+    io.dy = pointer<float>(dy), io.dy_strides = {s.time * out_width, s.row * out_width};
+    io.dx = pointer<float>(dx), io.dx_strides = {s.time * config_.input, s.row * config_.input};
     for (size_t k = 0; k < kMaxStates; ++k)
       io.dstate_n[k] = pointer<float>(at(dstate, k)), io.dstate0[k] = pointer<float>(at(dstate0, k));
     io.gradients = gradients.data();

@@ -1,0 +1,128 @@
+"""The network as operators of PyTorch, `rnnfast::forward` and `rnnfast::backward`: for torch.compile, torch.export and
+tensors that are not plain ones. They are functional, have fake kernels, and forward is differentiable.
+
+`rnnfast::forward` returns y, the last states and the cache: a tensor of one byte that owns what backward needs (see
+_network.forward). Where a graph hands backward a copy of it, or runs it twice, backward computes forward again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from . import _network
+from ._autograd import keeps_graph
+from ._network import Given, Network, Wants
+
+__all__ = ["apply"]
+
+Tensor = Any
+_NET = (
+    "Tensor? lengths, Tensor? reset, Tensor? seed, str cell, int input_size, int hidden_size, int num_layers, "
+    "int directions, bool bias, str form, float dropout, str compute"
+)
+_FORWARD = f"(Tensor x, Tensor[] state, Tensor[] weights, {_NET}, bool keep) -> Tensor[]"
+_BACKWARD = (
+    "(Tensor dy, Tensor[] dstate, Tensor x, Tensor[] state, Tensor[] weights, Tensor cache, "
+    f"{_NET}, bool want_x, bool want_state, bool want_weights) -> Tensor[]"
+)
+
+
+def apply(
+    net: Network, given: Given, x: Tensor, state: tuple[Tensor, ...], weights: tuple[Tensor, ...], packed: Any
+) -> tuple[Tensor, ...]:
+    """(y, the last states); an operator has no room for packed weights and takes them as they are."""
+    if net.form == "packed" and not state:
+        shape = net.num_layers * net.directions, int(given.lengths[0]), net.hidden_size
+        state = (weights[0].new_zeros(shape),) * net.states
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state, *weights))
+    made = torch.ops.rnnfast.forward(x, list(state), list(weights), *given, *net, keep)
+    return tuple(made[:-1])
+
+
+# ---- forward ----
+
+
+def _forward(x: Tensor, state: Any, weights: Any, *rest: Any) -> list[Tensor]:
+    given, net, keep = Given(*rest[:3]), Network(*rest[3:-1]), rest[-1]
+    made = _network.forward(net, given, x, tuple(state), tuple(weights), keep)
+    return list(made) if keep else [*made, x.new_empty(0, dtype=torch.uint8)]
+
+
+def _forward_fake(x: Tensor, state: Any, weights: Any, *rest: Any) -> list[Tensor]:
+    given, net, keep = Given(*rest[:3]), Network(*rest[3:-1]), rest[-1]
+    batch = _fake_batch(net, x, given, state)
+    shape, state_shape = _network.output_shapes(net, x, batch)
+    like = weights[0]
+    states = [like.new_empty(state_shape) for _ in range(net.states - (net.form == "step"))]
+    return [like.new_empty(shape), *states, x.new_empty(1 if keep else 0, dtype=torch.uint8)]
+
+
+def _fake_batch(net: Network, x: Tensor, given: Given, state: Any) -> Any:
+    """Of packed rows B is a number in a tensor, which a fake one has not: there the initial state says it."""
+    if net.form != "packed":
+        return _network.steps_and_batch(net, x, given)[1]
+    return state[0].shape[1]
+
+
+def _forward_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    x, state, weights, *rest = inputs
+    ctx.save_for_backward(output[-1], x, *state, *weights, *(t for t in rest[:3] if t is not None))
+    ctx.given = tuple(t is not None for t in rest[:3])
+    ctx.net, ctx.states = rest[3:-1], len(state)
+
+
+def _forward_backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+    cache, x, *tensors = ctx.saved_tensors
+    net, states, weights = Network(*ctx.net), ctx.states, len(_network.weight_shapes(Network(*ctx.net)))
+    state, own, more = tensors[:states], tensors[states : states + weights], iter(tensors[states + weights :])
+    given = [next(more) if there else None for there in ctx.given]
+    need = ctx.needs_input_grad
+    wants = Wants(bool(need[0]), tuple(map(bool, _each(need[1], states))), any(_each(need[2], weights)))
+    dy, *dstate = grads[:-1]
+    made = torch.ops.rnnfast.backward(
+        dy, dstate, x, state, own, cache, *given, *net, wants.x, any(wants.state), wants.weights
+    )
+    dx, starts, dweights = _network.split(made, wants, states)
+    return dx, starts, dweights, *([None] * (len(Given._fields) + len(Network._fields) + 1))
+
+
+def _each(need: Any, count: int) -> list[bool]:
+    return list(need) if isinstance(need, list | tuple) else [bool(need)] * count
+
+
+# ---- backward ----
+
+
+def _backward(dy: Tensor, dstate: Any, x: Tensor, state: Any, weights: Any, cache: Tensor, *rest: Any) -> list[Tensor]:
+    given, net, (want_x, want_state, want_weights) = Given(*rest[:3]), Network(*rest[3:-3]), rest[-3:]
+    wants = Wants(want_x, (want_state,) * len(state), want_weights)
+    dx, starts, grads = _network.backward(
+        net, given, x, tuple(state), tuple(weights), cache, dy, tuple(dstate), wants, keeps_graph()
+    )
+    return [weights[0].new_empty(0) if made is None else made for made in (dx, *starts, *grads)]
+
+
+def _backward_fake(
+    dy: Tensor, dstate: Any, x: Tensor, state: Any, weights: Any, cache: Tensor, *rest: Any
+) -> list[Tensor]:
+    like, (want_x, want_state, want_weights) = weights[0], rest[-3:]
+    parts = ([x], want_x), (state, want_state), (weights, want_weights)
+    return [like.new_empty(t.shape if want else 0) for tensors, want in parts for t in tensors]
+
+
+def _register() -> None:
+    for name, schema, kernel, fake in (
+        ("forward", _FORWARD, _forward, _forward_fake),
+        ("backward", _BACKWARD, _backward, _backward_fake),
+    ):
+        operator = torch.library.custom_op(
+            f"rnnfast::{name}", kernel, mutates_args=(), device_types="cpu", schema=schema
+        )
+        operator.register_fake(fake)
+        if name == "forward":
+            operator.register_autograd(_forward_backward, setup_context=_forward_context)
+
+
+_register()

@@ -1,0 +1,103 @@
+"""Which way a call goes: to the core at once, through the operators, or to torch.nn's own code, with a warning."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from . import _autograd, _network, _operators, _transforms
+from ._network import Given, Network
+
+__all__ = ["DTYPES", "Autocast", "autocast", "run", "tell", "unusable"]
+
+Tensor = Any
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_told: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
+
+
+def run(
+    net: Network, given: Given, x: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor], packed: Any = None
+) -> tuple[Tensor, ...]:
+    """(y, the last states). `packed`: weights that were frozen."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch.jit.is_tracing():
+        way = _operators.apply
+    elif torch._C._are_functorch_transforms_active():
+        way = _transforms.apply
+    elif type(x) in _PLAIN and type(weights[0]) in _PLAIN and x.is_cpu:
+        way = _autograd.apply
+    else:
+        way = _operators.apply
+    return way(net, given, x, state, tuple(weights), packed)
+
+
+def unusable(net: Network, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor]) -> str | None:
+    """Why the kernels cannot take these tensors; None where they can. What is wrong beyond that is for torch to say."""
+    meta = weights[0].is_meta
+    if not net.compute:
+        return f"its parameters are {_name(weights[0].dtype)}"
+    if torch.compiler.is_compiling() or _network.addresses_of(net, weights) is None:
+        dtype = weights[0].dtype
+        for tensor, shape in zip(weights, _network.weight_shapes(net), strict=True):
+            if tensor is None:
+                return "a parameter is missing"
+            if tensor.dtype is not dtype:
+                return f"its parameters are {_name(dtype)} and {_name(tensor.dtype)}"
+            if tensor.shape != shape:
+                return f"a parameter has shape {tuple(tensor.shape)} instead of {shape}"
+            if not (tensor.is_cpu or meta and tensor.is_meta) or tensor.layout is not torch.strided:
+                return _whereabouts(tensor)
+    for tensor in (x, *state):
+        if not (tensor.is_cpu or meta and tensor.is_meta) or tensor.layout is not torch.strided:
+            return _whereabouts(tensor)
+    return None
+
+
+def _whereabouts(tensor: Tensor) -> str:
+    if tensor.layout is not torch.strided:
+        return f"a tensor has the layout {_name(tensor.layout)}"
+    return f"a tensor is on the device {tensor.device}"
+
+
+def tell(module: torch.nn.Module, reason: str) -> None:
+    """The one warning that torch's own code runs, for each module and reason."""
+    told = _told.setdefault(module, set())
+    if reason not in told:
+        told.add(reason)
+        warnings.warn(
+            f"rnnfast.torch.{type(module).__name__} runs on torch.nn's own code, which is slower: {reason}",
+            RuntimeWarning,
+            stacklevel=6,  # past _by_torch, forward and the two of torch.nn.Module that call it
+        )
+
+
+class Autocast:
+    """Under autocast to bfloat16 on the CPU: products of bf16 pairs, and results of the dtype that torch.nn's have."""
+
+    def __init__(self, x: Tensor, lowers: bool) -> None:
+        self.dtype = torch.bfloat16 if lowers else x.dtype if x.is_floating_point() else torch.float32
+
+    @staticmethod
+    def enter(tensor: Tensor) -> Tensor:
+        return tensor.float() if tensor.dtype is torch.bfloat16 else tensor
+
+    def leave(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(t.to(self.dtype) for t in tensors)
+
+
+def autocast(x: Tensor, weights: Sequence[Tensor], lowers: bool) -> Autocast | str | None:
+    """None where autocast is off or does not concern these dtypes; a reason where torch must do it."""
+    if not torch._C._is_any_autocast_enabled() or not torch.is_autocast_enabled("cpu"):
+        return None
+    if weights[0].dtype is not torch.float32:
+        return None
+    to = torch.get_autocast_dtype("cpu")
+    return Autocast(x, lowers) if to is torch.bfloat16 else f"autocast is to {_name(to)}"
+
+
+def _name(value: object) -> str:
+    return str(value).removeprefix("torch.")
