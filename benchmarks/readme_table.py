@@ -87,6 +87,20 @@ def memory(doc):
     return "\n\n".join([about, tables.markdown(head, lines), grown, where(doc["info"], doc["date"])])
 
 
+def cuda(doc):
+    lines = [
+        "| layer, T × B, I = H | rnnfast | took | cuDNN, float32 | cuDNN, TF32 | times as fast as float32 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in doc["rows"]:
+        ms = row["ms"]
+        own, single, tf32 = (f"{ms[name][1]:.2f} ({ms[name][0]:.2f})" for name in ("automatic", "cudnn", "cudnn_tf32"))
+        took, ratio = " / ".join(dict.fromkeys(row["plan"])), ms["cudnn"][1] / ms["automatic"][1]
+        size = f"{row['cell'].upper()} {row['T']} × {row['B']}, {row['H']}"
+        lines.append(f"| {size} | {own} | {took} | {single} | {tf32} | {ratio:.1f} |")
+    return "\n".join([*lines, "", f"{doc['device']}; torch {doc['torch']}, cuDNN {doc['cudnn']}."])
+
+
 TORCH_GROUPS = {
     "layers": "layers, the cases of the tables below",
     "ragged": "unequal lengths: `lengths=`, torch packs and pads",
@@ -148,6 +162,7 @@ TABLES = {
     "tbptt_memory": ("tbptt_memory.json", tbptt_memory),
     "memory": ("memory.json", memory),
     "robustness": ("robustness.json", robustness),
+    "cuda": ("cuda_h100.json", cuda),
     "torch_backend": ("torch_backend.json", torch_backend),
 }
 

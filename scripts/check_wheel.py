@@ -7,6 +7,7 @@ from pathlib import Path
 LIMIT = 5_000_000  # bytes
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = ("rnnfast/__init__.py", "rnnfast/_core.pyi", "rnnfast/py.typed", "rnnfast/_version.py")
+CUDA_MARKS = (b"cudaMalloc", b"cudaLaunchKernel", b"cublas")  # what a CPU extension has nothing of
 UNWANTED = (".cpp", ".h", ".o", ".pyc", ".a")
 
 
@@ -31,7 +32,11 @@ def complaints(path: Path) -> list[str]:
         for name in names:
             content = wheel.read(name)
             found += [f"{name} names the folder {mark.decode()}" for mark in marks if mark in content]
+        for name in names:
+            if Path(name).name.startswith("_cuda.") and b"emulated device" in wheel.read(name):
+                found.append(f"{name} is the emulator of a GPU, which is for tests")
         for name in extensions:
+            found += [f"{name} names {mark.decode()}" for mark in CUDA_MARKS if mark in wheel.read(name)]
             if b"libgomp-" in wheel.read(name):
                 found.append(f"{name} asks for a renamed libgomp")
     return found

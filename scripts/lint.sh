@@ -10,7 +10,7 @@ run() {
     "$@" || status=1
 }
 run "ruff check" "$bin/ruff" check .
-run "clang-format" find csrc tests/cpp \( -name '*.cpp' -o -name '*.h' \) \
+run "clang-format" find csrc tests/cpp \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' \) \
     -exec "$bin/clang-format" --dry-run -Werror {} +
 run "mypy" "$bin/mypy"
 run "stubtest" env MYPYPATH=python "$bin/stubtest" --mypy-config-file pyproject.toml \

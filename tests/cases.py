@@ -256,7 +256,7 @@ def run(problem: Problem, dtype: str = "float64", layer=None, **backward_options
     y, end, cache = layer.forward(x, state, **keywords)
     dstate = plain(tuple(d.astype(dtype) for d in problem.dstate))
     dx, dfirst = layer.backward(problem.dy.astype(dtype), dstate, cache, **backward_options)
-    return results(problem.case, y, end, dx, dfirst, {name: grad.copy() for name, grad in layer.grads.items()})
+    return results(problem.case, y, end, dx, dfirst, {name: np.array(grad) for name, grad in layer.grads.items()})
 
 
 @st.composite

@@ -201,6 +201,10 @@ def test_readme_is_written_and_checked(tmp_path, capsys):
     doc = {"settings": {"shape": [9, 8, 7, 6], "steps": 50}, "rows": [step], "growth": {"gru": {"growth": -1}}}
     doc |= {"info": fake_run()["info"], "date": "2026-01-02"}
     (results / "memory.json").write_text(json.dumps(doc))
+    gpu = {"cell": "gru", "T": 9, "B": 8, "H": 7, "plan": ["small", "step"]}
+    gpu["ms"] = {"automatic": [1.0, 2.0], "cudnn": [2.0, 5.0], "cudnn_tf32": [3.0, 4.0]}
+    doc = {"device": "a GPU", "torch": "2", "cudnn": 9, "rows": [gpu]}
+    (results / "cuda_h100.json").write_text(json.dumps(doc))
     imports = {"worst": 0.0514, "info": fake_run()["info"], "date": "2026-01-02"}
     (results / "robustness.json").write_text(json.dumps({"imports": imports}))
     rows = [
@@ -217,6 +221,7 @@ def test_readme_is_written_and_checked(tmp_path, capsys):
     assert text.count("between\n") == len(names) - 1 and "old" not in text
     assert "2.00 s, 2.00 ×" in text and "| not reached |" in text and "| 2,048 MiB |" in text
     assert "| GRU, 2 layers | 4 MiB, 250 ms |" in text
+    assert "| GRU 9 × 8, 7 | 2.00 (1.00) | small / step | 5.00 (2.00) | 4.00 (3.00) | 2.5 |" in text
     assert "PyTorch costs 12.5 µs (forward)." in text
     assert re.search(r"\| forward \| 2 +\| 2 +\| 4.00 × +\| 2.00 ×, lstm/T1 +\|", text)
     assert re.search(r"\| `import rnnfast`, beyond `import numpy` \| 51 ms +\|", text)

@@ -1,13 +1,6 @@
 #include "dropout.h"
 
-#include <algorithm>
-#include <cmath>
-
 namespace rnnfast {
-
-uint32_t dropout_threshold(double p) {
-  return static_cast<uint32_t>(std::min(std::round(p * 4294967296.0), 4294967295.0));
-}
 
 template <class T>
 void drop_row(const RnnConfig& config, uint64_t seed, uint64_t step, int layer, int64_t time, int64_t b, const T* in,

@@ -2,11 +2,16 @@
 // for any threads, chunks and batch order, and backward draws it again instead of storing it.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+
 #include "rnn.h"
 
 namespace rnnfast {
 
-uint32_t dropout_threshold(double p);
+inline uint32_t dropout_threshold(double p) {
+  return static_cast<uint32_t>(std::min(std::round(p * 4294967296.0), 4294967295.0));
+}
 
 // Row [D * H] of a layer's output at time `time` of the caller's sequence `b`, or of its gradient.
 template <class T>

@@ -2,7 +2,6 @@
 #include "optim.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "buffer.h"
 
@@ -33,34 +32,11 @@ void each_block(const Arrays& arrays, int threads, F&& f) {
   });
 }
 
-// Everything that is the same for all elements, computed in double as PyTorch does.
-template <class T>
-UpdateArgs<T> coefficients(const OptimiserStep& s) {
-  const bool adam = s.kind == Optimiser::adam || s.kind == Optimiser::adamw;
-  const auto step = static_cast<double>(s.step);
-  UpdateArgs<T> u{};
-  u.grad_scale = static_cast<T>(s.grad_scale);
-  u.weight_decay = s.kind == Optimiser::adamw ? T(0) : static_cast<T>(s.weight_decay);
-  u.shrink = s.kind == Optimiser::adamw ? static_cast<T>(1 - s.lr * s.weight_decay) : T(1);
-  u.step_size = static_cast<T>(adam ? s.lr / (1 - std::pow(s.beta1, step)) : s.lr);
-  u.momentum = static_cast<T>(s.momentum);
-  u.mean = static_cast<T>(1 - s.beta1);
-  u.square = static_cast<T>(adam ? s.beta2 : s.alpha);
-  u.square_new = static_cast<T>(1 - (adam ? s.beta2 : s.alpha));
-  u.correction = static_cast<T>(std::sqrt(1 - std::pow(s.beta2, step)));
-  u.eps = static_cast<T>(s.eps);
-  u.nesterov = s.nesterov;
-  return u;
-}
-
 }  // namespace
 
 template <class T>
 void optimiser_step(const OptimiserStep& step, const std::vector<OptimiserArrays<T>>& arrays, int threads) {
-  const UpdateRule rule = step.kind == Optimiser::sgd       ? UpdateRule::sgd
-                          : step.kind == Optimiser::rmsprop ? UpdateRule::rmsprop
-                                                            : UpdateRule::adam;
-  const auto update = ops_kernels<T>().update[static_cast<int>(rule)];
+  const auto update = ops_kernels<T>().update[static_cast<int>(rule_of(step.kind))];
   const UpdateArgs<T> common = coefficients<T>(step);
   each_block(arrays, threads, [&](const OptimiserArrays<T>& array, int64_t first, int64_t size, int64_t) {
     UpdateArgs<T> u = common;

@@ -1,6 +1,7 @@
 // Optimiser steps, norms and clipping over many arrays in one call.
 #pragma once
 
+#include <cmath>
 #include <vector>
 
 #include "../cpu/kernels.h"
@@ -16,6 +17,30 @@ struct OptimiserStep {
   bool nesterov;
   int64_t step;  // 1, 2, ...
 };
+
+inline UpdateRule rule_of(Optimiser kind) {
+  return kind == Optimiser::sgd ? UpdateRule::sgd : kind == Optimiser::rmsprop ? UpdateRule::rmsprop : UpdateRule::adam;
+}
+
+// Everything that is the same for all elements, computed in double as PyTorch does.
+template <class T>
+inline UpdateArgs<T> coefficients(const OptimiserStep& s) {
+  const bool adam = s.kind == Optimiser::adam || s.kind == Optimiser::adamw;
+  const auto step = static_cast<double>(s.step);
+  UpdateArgs<T> u{};
+  u.grad_scale = static_cast<T>(s.grad_scale);
+  u.weight_decay = s.kind == Optimiser::adamw ? T(0) : static_cast<T>(s.weight_decay);
+  u.shrink = s.kind == Optimiser::adamw ? static_cast<T>(1 - s.lr * s.weight_decay) : T(1);
+  u.step_size = static_cast<T>(adam ? s.lr / (1 - std::pow(s.beta1, step)) : s.lr);
+  u.momentum = static_cast<T>(s.momentum);
+  u.mean = static_cast<T>(1 - s.beta1);
+  u.square = static_cast<T>(adam ? s.beta2 : s.alpha);
+  u.square_new = static_cast<T>(1 - (adam ? s.beta2 : s.alpha));
+  u.correction = static_cast<T>(std::sqrt(1 - std::pow(s.beta2, step)));
+  u.eps = static_cast<T>(s.eps);
+  u.nesterov = s.nesterov;
+  return u;
+}
 
 // A parameter, its gradient and what the optimiser keeps of it (see UpdateArgs); `size` elements each.
 template <class T>

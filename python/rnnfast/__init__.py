@@ -4,7 +4,7 @@ from ._openmp import ensure_libgomp
 
 _libgomp = ensure_libgomp()  # before the extension, which needs it
 
-from . import ops, optim, random, tbptt  # noqa: E402
+from . import cuda, ops, optim, random, tbptt  # noqa: E402
 from ._info import info, isa  # noqa: E402
 from ._threads import get_num_threads, set_num_threads, threads  # noqa: E402
 from ._version import __version__  # noqa: E402
@@ -23,6 +23,7 @@ __all__ = [
     "Linear",
     "Module",
     "__version__",
+    "cuda",
     "get_num_threads",
     "info",
     "isa",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
+from . import _core, cuda
 from ._threads import get_num_threads
 from ._version import __version__
 
@@ -27,6 +27,7 @@ def info() -> dict[str, Any]:
         "isas": _core.isas(),
         "threads": get_num_threads(),
         "openmp": _core.openmp,
+        "cuda": cuda.describe(),
         "cpu": _processor(),
         "compiler": _core.compiler,
         "python": platform.python_version(),

@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Sequences", "as_array", "as_float", "as_tokens", "check_state", "read_sequences"]
+__all__ = [
+    "Sequences",
+    "as_array",
+    "as_float",
+    "as_tokens",
+    "check_state",
+    "read_lengths",
+    "read_reset",
+    "read_sequences",
+]
 
 Array = NDArray[Any]
 
@@ -53,7 +62,7 @@ def as_tokens(name: str, array: Array, vocabulary: int) -> NDArray[np.int32]:
 class Sequences(NamedTuple):
     """A batch, always with its batch axis."""
 
-    x: Array  # (T, B, I) of the layer's dtype or (T, B) int32; (B, T, ...) with batch_first
+    x: Any  # (T, B, I) of the layer's dtype or (T, B) int32; (B, T, ...) with batch_first; on the layer's device
     tokens: bool
     steps: int
     batch: int
@@ -79,7 +88,7 @@ def read_sequences(x: Any, lengths: Any, reset: Any, width: int, batch_first: bo
     steps, batch = leading[::-1] if batch_first else leading
     if steps == 0:
         raise ValueError(f"x must have at least one time step, got shape {np.shape(x)}")
-    ends = _lengths(lengths, steps, batch)
+    ends = read_lengths(lengths, steps, batch)
     if tokens:
         if ends is not None:  # what lies past a sequence's end may be anything
             ended = np.arange(steps)[:, None] >= ends
@@ -87,10 +96,10 @@ def read_sequences(x: Any, lengths: Any, reset: Any, width: int, batch_first: bo
         array = as_tokens("x", array, width)
     else:
         array = np.ascontiguousarray(array, dtype)
-    return Sequences(array, tokens, steps, batch, unbatched, leading, ends, _reset(reset, leading, unbatched))
+    return Sequences(array, tokens, steps, batch, unbatched, leading, ends, read_reset(reset, leading, unbatched))
 
 
-def _lengths(lengths: Any, steps: int, batch: int) -> NDArray[np.int32] | None:
+def read_lengths(lengths: Any, steps: int, batch: int) -> NDArray[np.int32] | None:
     if lengths is None:
         return None
     array = as_array("lengths", lengths)
@@ -104,7 +113,7 @@ def _lengths(lengths: Any, steps: int, batch: int) -> NDArray[np.int32] | None:
     return np.ascontiguousarray(array, np.int32)
 
 
-def _reset(reset: Any, leading: tuple[int, int], unbatched: bool) -> NDArray[np.bool_] | None:
+def read_reset(reset: Any, leading: tuple[int, int], unbatched: bool) -> NDArray[np.bool_] | None:
     if reset is None:
         return None
     array = np.asarray(reset)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
+from . import _core, _cuda_dense, cuda
 from ._check import integer
 from ._inputs import as_array, as_float, as_tokens
 from ._numbers import real
@@ -22,14 +22,14 @@ Array = NDArray[Any]
 
 class _LinearCache(NamedTuple):
     owner: Module
-    x: Array  # (rows, in), a copy
+    x: Any  # (rows, in), a copy; on a device as it came
     packed: Any  # the weights of the forward pass
     leading: tuple[int, ...]
 
 
 class _EmbeddingCache(NamedTuple):
     owner: Module
-    tokens: NDArray[np.int32]  # flat, a copy
+    tokens: Any  # int32, flat, a copy; on a device as it came
     leading: tuple[int, ...]
 
 
@@ -57,6 +57,23 @@ def _cache(cache: Any, kind: type, owner: Module) -> Any:
     return cache
 
 
+def _device(device: str | None, dtype: np.dtype[Any]) -> str | None:
+    """The device's name, or None for the CPU."""
+    name = cuda.device_name(device)
+    if name is not None and dtype != np.float32:
+        raise ValueError(f"device='cuda' computes in float32, got dtype {dtype.name}")
+    return name
+
+
+def _device_config(device: str | None) -> dict[str, str]:
+    """What the configuration says of the device: nothing on the CPU, as it always was."""
+    return {} if device is None else {"device": device}
+
+
+def _copies(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: array.copy() for name, array in params.items()}
+
+
 class _Dense(Module):
     """Module with a dtype whose parameters can be held: `_frozen` is what inference uses then."""
 
@@ -81,7 +98,8 @@ class Linear(_Dense):
     """y = x W^T + b over the last axis of x.
 
     Parameters: weight (out_features, in_features) and bias (out_features), drawn as PyTorch does, uniformly from
-    +-1/sqrt(in_features). `seed` None draws a fresh one, recorded in `seed`.
+    +-1/sqrt(in_features). `seed` None draws a fresh one, recorded in `seed`. With `device` "cuda" (float32 only) it
+    takes and gives rnnfast.cuda.DeviceArray; host arrays are copied, and the result is a DeviceArray all the same.
     """
 
     def __init__(
@@ -91,6 +109,7 @@ class Linear(_Dense):
         *,
         bias: bool = True,
         dtype: Any = "float32",
+        device: str | None = None,
         seed: int | None = None,
     ) -> None:
         self.in_features = integer("in_features", in_features, 1)
@@ -98,6 +117,7 @@ class Linear(_Dense):
         if not isinstance(bias, bool | np.bool_):
             raise TypeError(f"bias must be a bool, got {bias!r}")
         self.bias, self.dtype, self.seed = bool(bias), parameter_dtype(dtype), fresh_seed(seed)
+        self.device = _device(device, self.dtype)
         super().__init__(
             {
                 "in_features": self.in_features,
@@ -105,6 +125,7 @@ class Linear(_Dense):
                 "bias": self.bias,
                 "dtype": self.dtype.name,
                 "seed": self.seed,
+                **_device_config(device),
             }
         )
         generator = np.random.Generator(np.random.PCG64(self.seed))
@@ -113,7 +134,7 @@ class Linear(_Dense):
         if self.bias:
             shapes["bias"] = (self.out_features,)
         for name, shape in shapes.items():
-            self._register(name, generator.uniform(-bound, bound, shape).astype(self.dtype))
+            self._register(name, generator.uniform(-bound, bound, shape).astype(self.dtype), self.device)
 
     def pack(self, *, backward: bool = False) -> Any:
         """The parameters as they are now, for the compiled kernels; `backward`: also for the gradient of x."""
@@ -122,6 +143,8 @@ class Linear(_Dense):
 
     def __call__(self, x: Any) -> Array:
         """(..., in_features) to (..., out_features)."""
+        if self.device is not None:
+            return self._on_device(_cuda_dense.floats("x", x, self.in_features), self._frozen or self.params)
         array = _floats("x", x, self.in_features, self.dtype)
         packed = self._frozen if self._frozen is not None else self.pack()
         y: Array = packed.forward(array.reshape(-1, self.in_features), get_num_threads())
@@ -130,6 +153,9 @@ class Linear(_Dense):
     def forward(self, x: Any, training: bool = True, rng: CounterRng | None = None) -> tuple[Array, Any]:
         """As a call, and with the cache that backward needs; training and rng make no difference here."""
         self._check_unfrozen()
+        if self.device is not None:
+            on_device, params = _cuda_dense.floats("x", x, self.in_features), _copies(self.params)
+            return self._on_device(on_device, params), _LinearCache(self, on_device, params, on_device.shape[:-1])
         array = _floats("x", x, self.in_features, self.dtype)
         leading = array.shape[:-1]
         rows = array.reshape(-1, self.in_features)
@@ -140,45 +166,67 @@ class Linear(_Dense):
     def backward(self, dy: Any, cache: Any) -> Array:
         """The gradient of x, by the weights of the forward pass; those of the parameters are added to `grads`."""
         cache = _cache(cache, _LinearCache, self)
+        if self.device is not None:
+            given = _cuda_dense.floats("dy", dy, shape=(*cache.leading, self.out_features))
+            _cuda_dense.add_linear_gradients(given, cache.x, self.grads["weight"], self.grads.get("bias"))
+            result: Any = _cuda_dense.linear_backward(given, cache.packed["weight"])
+            return result
         dy = as_float("dy", dy, (*cache.leading, self.out_features), self.dtype).reshape(-1, self.out_features)
         dx: Array = cache.packed.backward(dy, cache.x, self.grads["weight"], self.grads.get("bias"), get_num_threads())
         return dx.reshape(*cache.leading, self.in_features)
 
+    def _on_device(self, x: Any, params: Any) -> Any:
+        return _cuda_dense.linear_forward(x, params["weight"], params.get("bias"))
+
     def freeze(self) -> None:
-        self._frozen = self.pack()
+        self._frozen = self.pack() if self.device is None else _copies(self.params)
 
 
 class Embedding(_Dense):
     """Rows of a table: integers (...) to (..., embedding_dim).
 
-    Parameter: weight (num_embeddings, embedding_dim), drawn from N(0, 1).
+    Parameter: weight (num_embeddings, embedding_dim), drawn from N(0, 1). With `device` "cuda" (float32 only) the rows
+    are a rnnfast.cuda.DeviceArray.
     """
 
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, *, dtype: Any = "float32", seed: int | None = None
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        dtype: Any = "float32",
+        device: str | None = None,
+        seed: int | None = None,
     ) -> None:
         self.num_embeddings = integer("num_embeddings", num_embeddings, 1)
         self.embedding_dim = integer("embedding_dim", embedding_dim, 1)
         self.dtype, self.seed = parameter_dtype(dtype), fresh_seed(seed)
+        self.device = _device(device, self.dtype)
         super().__init__(
             {
                 "num_embeddings": self.num_embeddings,
                 "embedding_dim": self.embedding_dim,
                 "dtype": self.dtype.name,
                 "seed": self.seed,
+                **_device_config(device),
             }
         )
         generator = np.random.Generator(np.random.PCG64(self.seed))
         shape = (self.num_embeddings, self.embedding_dim)
-        self._register("weight", generator.standard_normal(shape).astype(self.dtype))
+        self._register("weight", generator.standard_normal(shape).astype(self.dtype), self.device)
 
-    def _tokens(self, x: Any) -> NDArray[np.int32]:
+    def _tokens(self, x: Any) -> Any:
+        if isinstance(x, _cuda_dense.DeviceTokens):
+            return x
         array = as_array("x", x)
         if array.dtype.kind not in "iu" and array.size:
             raise TypeError(f"x must be integers, got dtype {array.dtype}")
-        return as_tokens("x", array, self.num_embeddings)
+        tokens = as_tokens("x", array, self.num_embeddings)
+        return tokens if self.device is None else _cuda_dense.tokens_on_device(tokens)
 
-    def _gather(self, table: Array, tokens: NDArray[np.int32]) -> Array:
+    def _gather(self, table: Any, tokens: Any) -> Any:
+        if self.device is not None:
+            return _cuda_dense.embedding_forward(table, tokens)
         y: Array = _core.embedding_forward(table, tokens.reshape(-1), get_num_threads())
         return y.reshape(*tokens.shape, self.embedding_dim)
 
@@ -189,11 +237,15 @@ class Embedding(_Dense):
         """As a call, and with the cache that backward needs; training and rng make no difference here."""
         self._check_unfrozen()
         tokens = self._tokens(x)
-        return self._gather(self.params["weight"], tokens), _EmbeddingCache(self, tokens.flatten(), tokens.shape)
+        kept = tokens.flatten() if self.device is None else tokens
+        return self._gather(self.params["weight"], tokens), _EmbeddingCache(self, kept, tokens.shape)
 
     def backward(self, dy: Any, cache: Any) -> None:
         """Adds into `grads`; tokens have no gradient."""
         cache = _cache(cache, _EmbeddingCache, self)
+        if self.device is not None:
+            given = _cuda_dense.floats("dy", dy, shape=(*cache.leading, self.embedding_dim))
+            return _cuda_dense.embedding_backward(given, cache.tokens, self.grads["weight"])
         dy = as_float("dy", dy, (*cache.leading, self.embedding_dim), self.dtype)
         _core.embedding_backward(
             dy.reshape(-1, self.embedding_dim), cache.tokens, self.grads["weight"], get_num_threads()
@@ -227,7 +279,7 @@ class Dropout(Module):
         """y, and the cache for backward. `rng` (the module's own where it is None) moves on by T steps if it drops."""
         if rng is not None and not isinstance(rng, CounterRng):
             raise TypeError(f"rng must be a rnnfast.random.CounterRng or None, got {rng!r}")
-        array = as_array("x", x)
+        array: Any = x if isinstance(x, cuda.DeviceArray) else as_array("x", x)
         if array.dtype.kind != "f":
             raise TypeError(f"x must be floating point, got dtype {array.dtype}")
         if not training or self.p == 0:
@@ -240,13 +292,17 @@ class Dropout(Module):
 
     def backward(self, dy: Any, cache: Any) -> Array:
         """dy through the mask of the forward pass, which is drawn again."""
-        array = as_array("dy", dy)
+        array: Any = dy if isinstance(dy, cuda.DeviceArray) else as_array("dy", dy)
         if cache is None:  # nothing was dropped
             return array
         cache = _cache(cache, _DropoutCache, self)
+        if isinstance(array, cuda.DeviceArray):
+            return self._drop(_cuda_dense.floats("dy", array, shape=cache.shape), cache)
         return self._drop(as_float("dy", array, cache.shape, array.dtype), cache)
 
-    def _drop(self, array: Array, cache: _DropoutCache) -> Array:
+    def _drop(self, array: Any, cache: _DropoutCache) -> Any:
+        if isinstance(array, cuda.DeviceArray):
+            return _cuda_dense.drop(array, cache.p, cache.seed, cache.step, 0x8000 + self.index)
         dtype = np.float64 if array.dtype.itemsize >= 8 else np.float32
         shape = array.shape if array.ndim > 1 else (1, *array.shape)
         steps, width = (shape[0], shape[-1]) if shape else (1, 1)

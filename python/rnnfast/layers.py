@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
+from . import _core, cuda
 from ._check import integer
+from ._cuda_rnn import DeviceRnn
 from ._inputs import Sequences, as_float, check_state, read_sequences
 from ._stepping import Stream
 from ._threads import get_num_threads
@@ -58,6 +59,7 @@ class Recurrent(Module):
         dtype: Any,
         compute_dtype: Any,
         recompute: bool,
+        device: str | None,
         seed: int | None,
     ) -> None:
         self.input_size = integer("input_size", input_size, 1)
@@ -80,6 +82,10 @@ class Recurrent(Module):
         self.dropout = float(dropout)
         self.dtype = parameter_dtype(dtype)
         self.compute_dtype = compute_dtype_name(compute_dtype, self.dtype)
+        self.device = cuda.device_name(device)
+        if self.device is not None and (self.compute_dtype != "float32" or self.recompute):
+            wanted = f"dtype {self.dtype.name}, compute_dtype {self.compute_dtype}, recompute {self.recompute}"
+            raise ValueError(f"device='cuda' computes in float32 without recompute, got {wanted}")
         self.seed = fresh_seed(seed)
         used = {"dtype": self.dtype.name, "seed": self.seed}
         if compute_dtype is not None:
@@ -94,8 +100,8 @@ class Recurrent(Module):
         generator = np.random.Generator(np.random.PCG64(self.seed))
         bound = 1 / np.sqrt(self.hidden_size)
         rows, directions = self._gates * self.hidden_size, self.num_directions
-        core_params: list[Array | None] = []
-        core_grads: list[Array | None] = []
+        core_params: list[Any] = []
+        core_grads: list[Any] = []
         for layer in range(self.num_layers):
             width = self.input_size if layer == 0 else directions * self.hidden_size
             bias = (rows,) if self.bias else None
@@ -113,8 +119,13 @@ class Recurrent(Module):
                         continue
                     name = f"{kind}_l{layer}{suffix}"
                     values = generator.uniform(-bound, bound, shape).astype(self.dtype)
-                    core_params.append(self._register(name, values))
+                    core_params.append(self._register(name, values, self.device))
                     core_grads.append(self.grads[name])
+        if self.device is not None:
+            self._core: Any = DeviceRnn(
+                self._cell, self.input_size, self.hidden_size, self.num_layers, directions, core_params, core_grads
+            )
+            return
         self._core = _CORES[self.compute_dtype](
             self._cell, self.input_size, self.hidden_size, self.num_layers, directions, self.recompute,
             core_params, core_grads,
@@ -174,6 +185,8 @@ class Recurrent(Module):
     def _run(
         self, x: Any, state: State, lengths: Any, reset: Any, *, keep: bool, rng: CounterRng | None
     ) -> tuple[Array, State, Cache | None]:
+        if self.device is not None:
+            return self._run_on_device(x, state, lengths, reset, keep, rng)
         seq = read_sequences(x, lengths, reset, self.input_size, self.batch_first, self.dtype)
         states = check_state("state", state, self._states, self._state_shape(seq), self.dtype)
         y, last, core = self._core.forward(
@@ -195,6 +208,33 @@ class Recurrent(Module):
         if seq.unbatched:
             y, last = y[:, 0], tuple(s[:, 0] for s in last)
         return y, last if self._states > 1 else last[0], Cache(self, core, seq) if keep else None
+
+    def _run_on_device(
+        self, x: Any, state: State, lengths: Any, reset: Any, keep: bool, rng: CounterRng | None
+    ) -> tuple[Array, State, Cache | None]:
+        seq, kind = self._core.read(x, lengths, reset, self.batch_first)
+        states = self._core.states("state", state, self._state_shape(seq), kind)
+        y, last, core = self._core.forward(seq, kind, self.batch_first, states, keep, self.dropout, rng, self._frozen)
+        if rng is not None:
+            rng.step += seq.steps
+        if seq.unbatched:
+            y, last = y.reshape(seq.steps, -1), [s.reshape(*self._state_shape(seq)) for s in last]
+        state = tuple(kind.result(s) for s in last)
+        return kind.result(y), state if self._states > 1 else state[0], Cache(self, core, seq) if keep else None
+
+    def _back_on_device(
+        self, dy: Any, dstate: State, cache: Cache, want_dx: bool, want_dstate0: bool, keep_cache: bool
+    ) -> tuple[Any, State]:
+        seq, core = cache._sequences, cache._core
+        width = self.num_directions * self.hidden_size
+        dy = self._core.floats("dy", dy, (seq.steps, width) if seq.unbatched else (*seq.leading, width), core.kind)
+        dstates = self._core.states("dstate", dstate, self._state_shape(seq), core.kind)
+        dx, first = self._core.backward(core, seq, dy, dstates, want_dx, want_dstate0, keep_cache)
+        if seq.unbatched:
+            dx = None if dx is None else dx.reshape(seq.steps, -1)
+            first = [s.reshape(*self._state_shape(seq)) for s in first]
+        state = tuple(core.kind.result(s) for s in first)
+        return core.kind.result(dx), None if not want_dstate0 else state if self._states > 1 else state[0]
 
     def backward(
         self,
@@ -226,6 +266,8 @@ class Recurrent(Module):
             raise ValueError(
                 "cache must not have been used, got one that backward has consumed (keep_cache=True keeps it)"
             )
+        if self.device is not None:
+            return self._back_on_device(dy, dstate, cache, want_dx, want_dstate0, keep_cache)
         seq = cache._sequences
         width = self.num_directions * self.hidden_size
         if dy is not None:
@@ -246,6 +288,8 @@ class Recurrent(Module):
 
     def stream(self, batch_size: int = 1) -> Stream:
         """Step-by-step inference with low latency: packs the parameters as they are now, and carries the state."""
+        if self.device is not None:
+            raise ValueError("stream needs a layer on the CPU, got one on " + self.device)
         if self.bidirectional:
             raise ValueError("stream needs a layer with one direction, got a bidirectional one")
         return Stream(self, integer("batch_size", batch_size, 1))
@@ -284,6 +328,8 @@ class RNN(Recurrent):
             come by emulation.
         recompute: caches keep the states alone (h; c of an LSTM) and `backward` computes the gates again, layer by
             layer: the same bits, for less memory and the time of another forward pass.
+        device: None or "cpu"; "cuda" (or "cuda:N") keeps the parameters and computes on a GPU, in float32: see
+            `rnnfast.cuda` for the arrays that it takes and gives.
         seed: draws the weights and keys dropout; None draws a fresh one, recorded in `seed`.
     """
 
@@ -301,6 +347,7 @@ class RNN(Recurrent):
         dtype: Any = "float32",
         compute_dtype: Any = None,
         recompute: bool = False,
+        device: str | None = None,
         seed: int | None = None,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
@@ -310,7 +357,7 @@ class RNN(Recurrent):
         self._cell, self._gates = f"rnn_{nonlinearity}", 1
         super().__init__(
             config, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype,
-            compute_dtype, recompute, seed,
+            compute_dtype, recompute, device, seed,
         )  # fmt: skip
 
 
@@ -336,12 +383,13 @@ class LSTM(Recurrent):
         dtype: Any = "float32",
         compute_dtype: Any = None,
         recompute: bool = False,
+        device: str | None = None,
         seed: int | None = None,
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(
             config, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype,
-            compute_dtype, recompute, seed,
+            compute_dtype, recompute, device, seed,
         )  # fmt: skip
 
 
@@ -367,10 +415,11 @@ class GRU(Recurrent):
         dtype: Any = "float32",
         compute_dtype: Any = None,
         recompute: bool = False,
+        device: str | None = None,
         seed: int | None = None,
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(
             config, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype,
-            compute_dtype, recompute, seed,
+            compute_dtype, recompute, device, seed,
         )  # fmt: skip

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import checkpoint
+from . import checkpoint, cuda
 
-__all__ = ["Module", "compute_dtype_name", "parameter_dtype"]
+__all__ = ["Module", "compute_dtype_name", "on_host", "parameter_dtype"]
 
 Array = NDArray[Any]
 
@@ -50,8 +50,17 @@ def compute_dtype_name(compute_dtype: Any, dtype: np.dtype[Any]) -> str:
     return name
 
 
+def on_host(module: Any) -> Any:
+    """A copy of a module whose parameters are NumPy arrays."""
+    copy = type(module)(**{**module.config, "device": None})
+    copy.load_state_dict(module.state_dict())
+    return copy
+
+
 class Module:
     """Base of all layers and models.
+
+    On a device (`device="cuda"`) the arrays are `rnnfast.cuda.DeviceArray`; state_dict copies them to the host.
 
     `params` and `grads` are dicts with the same names; their arrays stay the same objects as long as the module lives,
     so they may be read and written in place at any time. Backward passes add to `grads`. A subclass passes its
@@ -60,14 +69,15 @@ class Module:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
-        self.params: dict[str, Array] = {}
-        self.grads: dict[str, Array] = {}
+        self.params: dict[str, Any] = {}  # Array, or on a device cuda.DeviceArray
+        self.grads: dict[str, Any] = {}
 
-    def _register(self, name: str, array: Array) -> Array:
-        array = _aligned(array)
-        self.params[name] = array
-        self.grads[name] = _aligned(np.zeros_like(array))
-        return array
+    def _register(self, name: str, array: Array, device: str | None = None) -> Any:
+        """A parameter with these values, and its gradient; on the device as cuda.DeviceArray."""
+        place: Any = _aligned if device is None else cuda.to_device
+        self.params[name] = place(array)
+        self.grads[name] = place(np.zeros_like(array))
+        return self.params[name]
 
     def _adopt(self, prefix: str, module: Module) -> None:
         """Make another module's parameters this one's too, under `prefix.`."""
@@ -87,7 +97,7 @@ class Module:
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of all parameters."""
-        return {name: array.copy() for name, array in self.params.items()}
+        return {name: np.array(array) for name, array in self.params.items()}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Copy parameters in, by name. With `strict` the names must be exactly this module's.
@@ -118,7 +128,11 @@ class Module:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the parameters to one safetensors file, atomically."""
-        checkpoint.save(path, self.params, {"kind": "parameters", "class": type(self).__name__})
+        checkpoint.save(
+            path,
+            {name: np.asarray(array) for name, array in self.params.items()},
+            {"kind": "parameters", "class": type(self).__name__},
+        )
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Read what `save` wrote into this module's arrays; on any error nothing has changed."""
@@ -139,7 +153,7 @@ class Module:
         pass
 
     def __getstate__(self) -> dict[str, Any]:
-        grads = {name: grad.copy() for name, grad in self.grads.items()}
+        grads = {name: np.array(grad) for name, grad in self.grads.items()}
         return {"config": self.config, "params": self.state_dict(), "grads": grads, "extra": self._extra_state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
+from . import _core, _cuda_dense, cuda
 from ._check import integer
 from ._inputs import as_array, as_float
 from ._threads import get_num_threads
@@ -63,12 +63,12 @@ def softmax_cross_entropy(
 
 def linear_cross_entropy(
     x: Any,
-    weight: Array,
-    bias: Array | None,
+    weight: Any,
+    bias: Any,
     targets: Any,
     *,
-    dweight: Array | None = None,
-    dbias: Array | None = None,
+    dweight: Any = None,
+    dbias: Any = None,
     weights: Any = None,
     ignore_index: int | None = None,
     reduction: str = "mean",
@@ -92,7 +92,12 @@ def linear_cross_entropy(
     Raises:
         TypeError, ValueError: an argument is wrong; the message names it. After an error or Ctrl-C dweight and dbias
             are as they were.
+
+    With rnnfast.cuda.DeviceArray for weight, bias, dweight and dbias it runs on that device, the gradient of x is one
+    too, and class weights must be None.
     """
+    if isinstance(weight, cuda.DeviceArray):
+        return _on_device(x, weight, bias, targets, dweight, dbias, weights, ignore_index, reduction)
     matrix = _parameter("weight", weight, (None, None))
     classes, width, dtype = int(matrix.shape[0]), int(matrix.shape[1]), matrix.dtype
     array = as_array("x", x)
@@ -114,6 +119,23 @@ def linear_cross_entropy(
         get_num_threads(),
     )
     return _shaped(loss, leading), None if dx is None else dx.reshape(array.shape)
+
+
+def _on_device(
+    x: Any, weight: Any, bias: Any, targets: Any, dweight: Any, dbias: Any, weights: Any, ignore_index: int | None,
+    reduction: str,
+) -> tuple[Any, Any]:  # fmt: skip
+    for name, array in (("bias", bias), ("dweight", dweight), ("dbias", dbias)):
+        if array is not None and not isinstance(array, cuda.DeviceArray):
+            raise TypeError(f"{name} must be a DeviceArray as weight is, got {type(array).__name__}")
+    if weights is not None:
+        raise ValueError("weights must be None on a device, got an array")
+    classes, width = weight.shape
+    array = _cuda_dense.floats("x", x, width)
+    leading = array.shape[:-1]
+    flat = _targets(targets, leading, classes, ignore_index)
+    loss, dx = _cuda_dense.linear_cross_entropy(array, weight, bias, flat, dweight, dbias, _reduction(reduction))
+    return _shaped(loss, leading), dx
 
 
 def _shaped(loss: Any, leading: tuple[int, ...]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
+from . import _core, _cuda_dense, cuda
 from ._check import integer
 from ._numbers import finite_from_zero, positive, real
 from ._threads import get_num_threads
@@ -23,8 +23,12 @@ _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 class _Entry(NamedTuple):
     name: str  # "<index of the module>.<name of the parameter>"
-    param: Array
-    grad: Array
+    param: Any  # Array, or cuda.DeviceArray
+    grad: Any
+
+    @property
+    def on_device(self) -> bool:
+        return isinstance(self.param, cuda.DeviceArray)
 
 
 def _entries(modules: Any) -> list[_Entry]:
@@ -44,7 +48,8 @@ def _entries(modules: Any) -> list[_Entry]:
 
 def _check_arrays(entry: _Entry) -> None:
     """The arrays of `params` and `grads` are the caller's to replace, and the kernels take them as they are."""
-    for kind, array in (("parameter", entry.param), ("gradient of parameter", entry.grad)):
+    on_host = () if entry.on_device else (("parameter", entry.param), ("gradient of parameter", entry.grad))
+    for kind, array in on_host:
         if not isinstance(array, np.ndarray) or array.dtype not in _DTYPES:
             got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
             raise TypeError(f"{kind} {entry.name} must be a float32 or float64 array, got {got}")
@@ -57,14 +62,15 @@ def _check_arrays(entry: _Entry) -> None:
         )
 
 
-def _gradients(modules: Any) -> list[list[Array]]:
-    """The gradients of all parameters, those of one dtype together."""
+def _gradients(modules: Any) -> tuple[list[list[Array]], list[Any]]:
+    """The gradients of all parameters, those of one dtype together, and those on a device."""
     modules = (modules,) if isinstance(modules, Module) else modules
     if not isinstance(modules, Iterable):
         raise TypeError(f"modules must be a list of rnnfast modules, got {type(modules).__name__}")
-    grads = [entry.grad for entry in _entries(modules)]
+    entries = _entries(modules)
+    grads = [entry.grad for entry in entries if not entry.on_device]
     groups = ([grad for grad in grads if grad.dtype == dtype] for dtype in _DTYPES)
-    return [group for group in groups if group]
+    return [group for group in groups if group], [entry.grad for entry in entries if entry.on_device]
 
 
 def clip_grad_norm(modules: Iterable[Module] | Module, max_norm: float) -> float:
@@ -74,23 +80,29 @@ def clip_grad_norm(modules: Iterable[Module] | Module, max_norm: float) -> float
     not finite raises FloatingPointError, and nothing has changed.
     """
     max_norm = positive("max_norm", max_norm)
-    groups = _gradients(modules)
+    groups, on_device = _gradients(modules)
     threads = get_num_threads()
-    norm = math.sqrt(sum(_core.sum_of_squares(group, threads) for group in groups))
+    squares = sum(_core.sum_of_squares(group, threads) for group in groups)
+    norm = math.sqrt(squares + (_cuda_dense.norm(on_device) if on_device else 0.0))
     if not math.isfinite(norm):
         raise FloatingPointError(f"the norm of the gradients must be finite, got {norm}")
     factor = max_norm / (norm + 1e-6)
     if factor < 1:
         for group in groups:
             _core.scale_values(group, factor, threads)
+        if on_device:
+            _cuda_dense.scale_values(on_device, factor)
     return norm
 
 
 def clip_grad_value(modules: Iterable[Module] | Module, clip_value: float) -> None:
     """Limit every element of the gradients to -clip_value .. clip_value; NaN stays NaN."""
     clip_value = positive("clip_value", clip_value)
-    for group in _gradients(modules):
+    groups, on_device = _gradients(modules)
+    for group in groups:
         _core.clip_values(group, clip_value, get_num_threads())
+    if on_device:
+        _cuda_dense.clip_values(on_device, clip_value)
 
 
 class Optimizer:
@@ -103,7 +115,7 @@ class Optimizer:
     def __init__(self, lr: float, **hyper: Any) -> None:
         self._hyper: dict[str, Any] = self._checked({"lr": lr, **hyper})
         self._step = 0
-        self._arrays: dict[str, Array] = {}
+        self._arrays: dict[str, Any] = {}
 
     @property
     def lr(self) -> float:
@@ -156,18 +168,23 @@ class Optimizer:
             hyper["beta1"], hyper["beta2"] = self._hyper["betas"]
         step = _core.OptimiserStep(kind=self._kind, grad_scale=scale, step=self._step + 1, **hyper)
         for dtype in _DTYPES:
-            group = [e for e in entries if e.param.dtype == dtype]
+            group = [e for e in entries if e.param.dtype == dtype and not e.on_device]
             if group:
                 state = [[arrays[f"{e.name}.{kind}"] for e in group] for kind in self._states()]
                 _core.optimiser_step(step, [e.param for e in group], [e.grad for e in group], state, get_num_threads())
+        kept = [
+            (e.param, e.grad, [arrays[f"{e.name}.{kind}"] for kind in self._states()]) for e in entries if e.on_device
+        ]
+        if kept:
+            _cuda_dense.optimiser_step(self._kind, hyper, self._step + 1, scale, kept)
         self._arrays = arrays
         self._step += 1
 
-    def _arrays_for(self, entries: list[_Entry]) -> dict[str, Array]:
+    def _arrays_for(self, entries: list[_Entry]) -> dict[str, Any]:
         """The kept arrays of these parameters; zeros before the first step."""
         wanted = {f"{e.name}.{kind}": e.param for e in entries for kind in self._states()}
         if self._step == 0:
-            return {name: np.zeros_like(param) for name, param in wanted.items()}
+            return {name: _zeros(param) for name, param in wanted.items()}
         if wanted.keys() != self._arrays.keys():
             names = sorted(wanted.keys() ^ self._arrays.keys())
             raise ValueError(
@@ -176,6 +193,10 @@ class Optimizer:
             )
         for name, param in wanted.items():
             kept = self._arrays[name]
+            if isinstance(param, cuda.DeviceArray) != isinstance(kept, cuda.DeviceArray):  # as load_state_dict left it
+                kept = self._arrays[name] = (
+                    cuda.to_device(kept) if isinstance(param, cuda.DeviceArray) else kept.numpy()
+                )
             if kept.shape != param.shape or kept.dtype != param.dtype:
                 raise ValueError(
                     f"modules must be those of the steps before: {name} is {kept.dtype} of shape {kept.shape}, "
@@ -186,7 +207,7 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next steps depend on: "type", "hyper" and "step" can be JSON, "arrays" are copies."""
         hyper = {k: list(v) if isinstance(v, tuple) else v for k, v in self._hyper.items()}
-        arrays = {name: array.copy() for name, array in self._arrays.items()}
+        arrays = {name: np.array(array) for name, array in self._arrays.items()}
         return {"type": self._kind, "hyper": hyper, "step": self._step, "arrays": arrays}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -212,6 +233,12 @@ class Optimizer:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._hyper.items())})"
+
+
+def _zeros(like: Any) -> Any:
+    return (
+        cuda.to_device(np.zeros(like.shape, like.dtype)) if isinstance(like, cuda.DeviceArray) else np.zeros_like(like)
+    )
 
 
 def _fraction(name: str, value: Any) -> float:

@@ -75,6 +75,11 @@ _FLAGS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
             "compute_dtype",
             _choice("what the recurrent layers' products multiply (default: dtype)", "float32", "float64", "bfloat16"),
         ),
+        (
+            "--device",
+            "device",
+            {"metavar": "DEVICE", "help": "cpu, cuda or cuda:N: where the model is trained (default: cpu)"},
+        ),
         ("--seed", "seed", _int("draws the weights and the dropout (default: a fresh one)")),
     ],
     "one step": [

@@ -78,5 +78,5 @@ def _warm_state(model: LanguageModel, array: Array, starts: Array, warmup: int) 
 
 
 def _each(state: State, change: Any) -> State:
-    parts = [np.ascontiguousarray(change(s)) for s in (state if isinstance(state, tuple) else (state,))]
+    parts = [np.ascontiguousarray(change(np.asarray(s))) for s in (state if isinstance(state, tuple) else (state,))]
     return tuple(parts) if isinstance(state, tuple) else parts[0]

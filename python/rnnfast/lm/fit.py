@@ -120,13 +120,14 @@ def _announce(trainer: Trainer, model: LanguageModel, text: str, resume: bool) -
     trainer.progress.message(f"{size}{going}{where}")
 
 
-def load(path: str | Path) -> LanguageModel:
-    """The language model in a checkpoint (of a folder: in its best checkpoint, else its last), with its tokenizer."""
+def load(path: str | Path, *, device: str | None = None) -> LanguageModel:
+    """The language model in a checkpoint (of a folder: in its best checkpoint, else its last), with its tokenizer; on
+    the CPU, wherever it was trained, or on `device`."""
     path = checkpoint_in(path)
     arrays, meta = checkpoint.load(path)
     _require_kind(path, meta)
     try:
-        model = LanguageModel(**meta["task"]["config"])
+        model = LanguageModel(**{**meta["task"]["config"], "device": device})
         model.load_state_dict({k[6:]: v for k, v in arrays.items() if k.startswith("model.")})
         model.tokenizer = from_dict(meta["task"]["tokenizer"])
     except (KeyError, TypeError, ValueError) as e:
@@ -267,6 +268,7 @@ def make_model(tokenizer: Tokenizer, o: FitOptions) -> LanguageModel:
         seed=o.seed,
         dtype=o.dtype,
         compute_dtype=o.compute_dtype,
+        device=o.device,
         nonlinearity=o.nonlinearity,
     )
     model.tokenizer = tokenizer

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .. import ops, optim
+from .. import cuda, ops, optim
 from .._check import integer
+from .._cuda_dense import tokens_on_device
 from .._inputs import as_array, as_tokens
 from .._numbers import real
 from ..dense import Dropout, Embedding, Linear
@@ -43,7 +44,8 @@ class LanguageModel(Module):
     """A character, byte or word model over `vocab_size` tokens; `embedding_size` None feeds them as one-hot rows.
 
     Parameters are the layers' under a prefix ("rnn.weight_ih_l0", "output.bias"). `seed` draws the weights and keys
-    dropout; None draws a fresh one. `compute_dtype` is the recurrent layers'.
+    dropout; None draws a fresh one. `compute_dtype` is the recurrent layers'. With `device` "cuda" all of training and
+    evaluation runs on a GPU, and states are rnnfast.cuda.DeviceArray; sampling takes a copy of the weights to the CPU.
     `config` holds the arguments (with the seed that was used): LanguageModel(**config) is the same model, untrained.
     `tokenizer` (may be None) turns text into tokens for sample_text; `rng` counts the steps of dropout.
     """
@@ -62,6 +64,7 @@ class LanguageModel(Module):
         dtype: str = "float32",
         compute_dtype: str | None = None,
         nonlinearity: str = "tanh",
+        device: str | None = None,
     ) -> None:
         if cell not in ("rnn", "lstm", "gru"):
             raise ValueError(f"cell must be 'rnn', 'lstm' or 'gru', got {cell!r}")
@@ -86,6 +89,9 @@ class LanguageModel(Module):
         }
         if compute_dtype is not None:  # so that the configuration of a model without it is what it always was
             config["compute_dtype"] = compute_dtype_name(compute_dtype, parameter_dtype(dtype))
+        self.device = cuda.device_name(device)
+        if self.device is not None:
+            config["device"] = device
         super().__init__(config)
         self.tokenizer: Tokenizer | None = None
         self._held: dict[str, Array] | None = None  # the output layer's parameters while frozen
@@ -96,8 +102,10 @@ class LanguageModel(Module):
 
     def _build(self, seeds: list[int]) -> None:
         c = self.config
-        width, dtype = c["embedding_size"], c["dtype"]
-        self.embedding = None if width is None else Embedding(c["vocab_size"], width, dtype=dtype, seed=seeds[0])
+        width, dtype, device = c["embedding_size"], c["dtype"], c.get("device")
+        self.embedding = None
+        if width is not None:
+            self.embedding = Embedding(c["vocab_size"], width, dtype=dtype, device=device, seed=seeds[0])
         make: Any = {"rnn": RNN, "lstm": LSTM, "gru": GRU}[c["cell"]]
         extra = {"nonlinearity": c["nonlinearity"]} if c["cell"] == "rnn" else {}
         self.rnn = make(
@@ -107,10 +115,11 @@ class LanguageModel(Module):
             dropout=c["dropout"] if c["num_layers"] > 1 else 0.0,
             dtype=dtype,
             compute_dtype=c.get("compute_dtype"),
+            device=device,
             seed=seeds[1],
             **extra,
         )
-        self.output = Linear(c["hidden_size"], c["vocab_size"], dtype=dtype, seed=seeds[2])
+        self.output = Linear(c["hidden_size"], c["vocab_size"], dtype=dtype, device=device, seed=seeds[2])
         self.drop_in = Dropout(c["dropout"], seed=c["seed"], index=0)  # used where there is an embedding
         self.drop_out = Dropout(c["dropout"], seed=c["seed"], index=1)
 
@@ -194,7 +203,7 @@ class LanguageModel(Module):
         rng: CounterRng | None = None,
     ) -> tuple[Array, State, Any]:
         """What the output layer sees (T, B, H), the last state, and the cache; `rng` moves on by T steps."""
-        x = self.check_tokens("tokens", tokens)
+        x: Any = self._placed(self.check_tokens("tokens", tokens))
         rng = self.rng if rng is None else rng
         if not isinstance(rng, CounterRng):
             raise TypeError(f"rng must be a rnnfast.random.CounterRng or None, got {rng!r}")
@@ -284,6 +293,7 @@ class LanguageModel(Module):
 
     def infer(self, x: Array, state: State, reset: ArrayLike | None) -> tuple[Array, State]:
         """Features (T, B, H) of checked tokens, and the last state; no cache."""
+        x = self._placed(x)
         x = x if self.embedding is None else self.embedding(x)
         result: tuple[Array, State] = self.rnn(x, state, reset=reset)
         return result
@@ -351,6 +361,10 @@ class LanguageModel(Module):
         sampler = Sampler(self, integer("num_samples", num_samples, 1))
         sampler.prime(self.check_tokens("prompt_ids", prompt_ids, (1,)))
         return sampler, fresh_seed(seed)
+
+    def _placed(self, tokens: Array) -> Any:
+        """Checked tokens where the model is."""
+        return tokens if self.device is None else tokens_on_device(tokens)
 
     # --- Checks ---
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -39,6 +40,7 @@ class FitOptions:
     tie_weights: bool = False
     dtype: str = "float32"
     compute_dtype: str | None = None
+    device: str | None = None
     seed: int | None = None
     # one step
     batch_size: int = 50
@@ -151,6 +153,10 @@ _BELOW_1: Check = ("a number of at least 0 and less than 1", lambda v: _is_numbe
 _FACTOR: Check = ("a number greater than 0 and at most 1", lambda v: _is_number(v) and 0 < v <= 1)
 _FLAG: Check = ("True or False", lambda v: isinstance(v, bool))
 _TEXT: Check = ("a string", lambda v: isinstance(v, str))
+_DEVICE: Check = (
+    "'cpu', 'cuda' or 'cuda:N'",
+    lambda v: isinstance(v, str) and re.fullmatch("cpu|cuda(:[0-9]+)?", v) is not None,
+)
 _SEED: Check = ("an integer from 0 to 2**64 - 1", lambda v: _is_int(v) and 0 <= v < 2**64)
 
 _CHECKS: dict[str, Check] = {
@@ -166,6 +172,7 @@ _CHECKS: dict[str, Check] = {
     "tie_weights": _FLAG,
     "dtype": _one_of("float32", "float64"),
     "compute_dtype": _optional(_one_of("float32", "float64", "bfloat16")),
+    "device": _optional(_DEVICE),
     "seed": _optional(_SEED),
     "batch_size": _COUNT,
     "seq_length": _COUNT,

@@ -12,6 +12,7 @@ from .._check import integer
 from .._inputs import as_array, as_tokens, check_state
 from .._numbers import finite_from_zero, real
 from .._threads import get_num_threads
+from ..module import on_host
 from ..random import fresh_seed
 
 __all__ = ["Sampler"]
@@ -34,6 +35,8 @@ class Sampler:
         self._rnn, self._num_samples = rnn, integer("num_samples", num_samples, 1)
         self._vocabulary = int(output.out_features)
         threads = get_num_threads()
+        if rnn.device is not None:  # one token at a time is a matter of latency, which the CPU has less of
+            rnn, output, embedding = on_host(rnn), on_host(output), embedding and on_host(embedding)
         self._stepper = rnn._core.stepper(rnn._core.pack(), self._num_samples, threads)
         table = None if embedding is None else embedding.params["weight"]
         self._core = _CORES[rnn.compute_dtype](self._stepper, table, output.pack(), threads)

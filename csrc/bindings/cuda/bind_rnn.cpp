@@ -1,0 +1,148 @@
+// Recurrent layers on a device. Python has checked every argument.
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+
+#include "common.h"
+#include "cuda/rnn.h"
+
+namespace rnnfast::cuda {
+
+namespace {
+
+template <class T>
+using HostArray = py::array_t<T, py::array::c_style>;
+using Addresses = std::vector<uintptr_t>;  // 0: null
+
+CellId cell_of(const std::string& name) {
+  for (int id = 0; id < cell_count; ++id)
+    if (name == cell_name(static_cast<CellId>(id))) return static_cast<CellId>(id);
+  throw py::value_error("no cell is called '" + name + "'");
+}
+
+Recurrence recurrence_of(const std::string& name) {
+  for (const auto r : {Recurrence::automatic, Recurrence::small, Recurrence::persistent, Recurrence::step})
+    if (name == recurrence_name(r)) return r;
+  throw py::value_error("recurrence must be 'automatic', 'small', 'persistent' or 'step', got '" + name + "'");
+}
+
+uintptr_t at(const Addresses& of, size_t i) { return i < of.size() ? of[i] : 0; }
+
+// A batch as Python passes it: sizes, and the strides of (T, B) in rows.
+struct BatchShape {
+  int64_t steps, batch, time, row;
+};
+
+BatchShape shape_of(int64_t steps, int64_t batch, bool batch_first) {
+  return {steps, batch, batch_first ? 1 : batch, batch_first ? steps : 1};
+}
+
+struct Cache {
+  std::unique_ptr<DeviceCache> cache;
+  bool batch_first;
+};
+
+class Rnn {
+ public:
+  Rnn(const std::string& cell, int64_t input, int64_t hidden, int layers, int directions)
+      : config_{cell_of(cell), input, hidden, layers, directions, 0.0, false} {}
+
+  // params: the addresses of w_ih, w_hh, b_ih, b_hh of each layer and direction; x or tokens; y and the last states.
+  py::object forward(const Addresses& params, uintptr_t x, uintptr_t tokens, int64_t steps, int64_t batch,
+                     bool batch_first, const Addresses& state0, const std::optional<HostArray<int32_t>>& lengths,
+                     const std::optional<HostArray<bool>>& reset, uintptr_t y, const Addresses& last, bool keep,
+                     double dropout, uint64_t seed, uint64_t step, const std::string& recurrence, uintptr_t stream,
+                     const py::object& allocate) const {
+    const BatchShape s = shape_of(steps, batch, batch_first);
+    const int64_t width = x != 0 ? config_.input : 1, out_width = config_.directions * config_.hidden;
+    std::vector<RnnWeights<float>> weights;
+    for (size_t i = 0; i < params.size(); i += 4)
+      weights.push_back({pointer<float>(params[i]), pointer<float>(params[i + 1]), pointer<float>(params[i + 2]),
+                         pointer<float>(params[i + 3])});
+    const RnnInput<float> in{{steps, batch, lengths ? lengths->data() : nullptr,
+                              reset ? reinterpret_cast<const uint8_t*>(reset->data()) : nullptr, s.time, s.row},
+                             pointer<float>(x),
+                             pointer<int32_t>(tokens),
+                             {s.time * width, s.row * width}};
+    RnnOutput<float> out{pointer<float>(y), {s.time * out_width, s.row * out_width}, {}};
+    const float* first[kMaxStates] = {};
+    for (size_t k = 0; k < kMaxStates; ++k)
+      first[k] = pointer<float>(at(state0, k)), out.state[k] = pointer<float>(at(last, k));
+    RnnConfig config = config_;
+    config.dropout = dropout;
+    const Context context{stream_of(stream), allocator_of(allocate, stream_of(stream))};
+    const Recurrence wish = recurrence_of(recurrence);
+    std::unique_ptr<DeviceCache> cache;
+    {
+      const py::gil_scoped_release release;
+      cache = rnn_forward(config, weights.data(), in, first, out, keep, {seed, step}, wish, context);
+    }
+    if (!keep) return py::none();
+    return py::cast(std::make_unique<Cache>(Cache{std::move(cache), batch_first}));
+  }
+
+  // grads as params, added to; dx and dstate0 (addresses or 0) are assigned.
+  void backward(Cache& of, const Addresses& grads, uintptr_t dy, const Addresses& dstate, uintptr_t dx,
+                const Addresses& dstate0, bool keep, const std::string& recurrence, uintptr_t stream,
+                const py::object& allocate) const {
+    if (of.cache == nullptr) throw py::value_error("cache is in use by another thread, or used");
+    const Schedule& schedule = of.cache->schedule.host();
+    const BatchShape s = shape_of(schedule.steps(), schedule.batch(), of.batch_first);
+    const int64_t out_width = config_.directions * config_.hidden;
+    std::vector<RnnGradients<float>> gradients;
+    for (size_t i = 0; i < grads.size(); i += 4)
+      gradients.push_back({pointer<float>(grads[i]), pointer<float>(grads[i + 1]), pointer<float>(grads[i + 2]),
+                           pointer<float>(grads[i + 3])});
+    RnnBackward<float> io{};
+    io.dy = pointer<float>(dy), io.dy_strides = {s.time * out_width, s.row * out_width};
+    io.dx = pointer<float>(dx), io.dx_strides = {s.time * config_.input, s.row * config_.input};
+    for (size_t k = 0; k < kMaxStates; ++k)
+      io.dstate_n[k] = pointer<float>(at(dstate, k)), io.dstate0[k] = pointer<float>(at(dstate0, k));
+    io.gradients = gradients.data();
+    const Context context{stream_of(stream), allocator_of(allocate, stream_of(stream))};
+    const Recurrence wish = recurrence_of(recurrence);
+    const py::gil_scoped_release release;
+    const std::unique_ptr<DeviceCache> used = keep ? nullptr : std::move(of.cache);
+    rnn_backward(keep ? *of.cache : *used, io, wish, context);
+  }
+
+ private:
+  RnnConfig config_;
+};
+
+py::dict describe(const LaunchPlan& plan) {
+  py::dict d;
+  d["recurrence"] = recurrence_name(plan.kind), d["blocks"] = plan.blocks, d["shared_bytes"] = plan.shared_bytes;
+  d["unit_groups"] = plan.grid.unit_groups, d["batch_groups"] = plan.grid.batch_groups, d["chunk"] = plan.grid.chunk;
+  return d;
+}
+
+}  // namespace
+
+void bind_rnn(py::module_& m) {
+  py::class_<Cache>(m, "Cache")
+      .def_property_readonly("used", [](const Cache& c) { return c.cache == nullptr; })
+      .def_property_readonly("nbytes", [](const Cache& c) { return c.cache != nullptr ? c.cache->bytes() : 0; });
+  py::class_<Rnn>(m, "Rnn")
+      .def(py::init<const std::string&, int64_t, int64_t, int, int>())
+      .def("forward", &Rnn::forward, py::arg("params"), py::arg("x"), py::arg("tokens"), py::arg("steps"),
+           py::arg("batch"), py::arg("batch_first"), py::arg("state0"), py::arg("lengths"), py::arg("reset"),
+           py::arg("y"), py::arg("last"), py::arg("keep"), py::arg("dropout"), py::arg("seed"), py::arg("step"),
+           py::arg("recurrence"), py::arg("stream"), py::arg("allocate"))
+      .def("backward", &Rnn::backward, py::arg("cache"), py::arg("grads"), py::arg("dy"), py::arg("dstate"),
+           py::arg("dx"), py::arg("dstate0"), py::arg("keep"), py::arg("recurrence"), py::arg("stream"),
+           py::arg("allocate"));
+  m.def(
+      "plan",
+      [](const std::string& cell, int64_t hidden, int64_t batch, const std::string& recurrence) {
+        const CellKernels& kernels = cell_kernels(cell_of(cell));
+        const Recurrence wish = recurrence_of(recurrence);
+        return py::make_tuple(describe(plan_forward(kernels, hidden, batch, wish)),
+                              describe(plan_backward(kernels, hidden, batch, wish)));
+      },
+      py::arg("cell"), py::arg("hidden"), py::arg("batch"), py::arg("recurrence") = "automatic",
+      "How a layer's forward and backward recurrences would run.");
+}
+
+}  // namespace rnnfast::cuda

@@ -1,0 +1,32 @@
+// Which of the three recurrences a call takes, and its grid: docs/cuda.md says why.
+#pragma once
+
+#include "memory.h"
+#include "params.h"
+
+namespace rnnfast::cuda {
+
+enum class Recurrence { automatic, small, persistent, step };
+
+// What is decided before memory is taken; `kind` is never automatic.
+struct LaunchPlan {
+  Recurrence kind;
+  int size;  // of the persistent kernels: index into kLaneWeights
+  int blocks;
+  size_t shared_bytes;
+  GridParams grid;
+};
+
+// A launch that could not be resident as a whole is never planned; a wish that cannot be met becomes `step`.
+LaunchPlan plan_forward(const CellKernels&, int64_t hidden, int64_t batch, Recurrence wish);
+LaunchPlan plan_backward(const CellKernels&, int64_t hidden, int64_t batch, Recurrence wish);
+
+// The whole recurrence of one layer in one direction. f.r is R as the caller has it.
+// `active` is that of the schedule, on the host, or null where all sequences are as long.
+void run_forward(const CellKernels&, const LaunchPlan&, const ForwardParams& f, const Context&, const int32_t* active);
+void run_backward(const CellKernels&, const LaunchPlan&, const BackwardParams& b, const Context&,
+                  const int32_t* active);
+
+const char* recurrence_name(Recurrence);
+
+}  // namespace rnnfast::cuda
