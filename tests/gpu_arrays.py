@@ -45,6 +45,51 @@ def test_torch_tokens_strides_and_doubles():
     assert torch.equal(layer(turned)[0], layer(one_hot.float())[0])
 
 
+def test_backward_on_another_stream_and_the_default_streams_turn():
+    host = rnnfast.GRU(64, 96, 2, seed=3)
+    x, state = np.random.default_rng(0).standard_normal((30, 16, 64), np.float32), np.ones((2, 16, 96), np.float32)
+    y, h, host_cache = host.forward(x, state)
+    dx, dstate = host.backward(np.ones_like(y), h, host_cache)
+    for repeat in range(5):
+        layer = rnnfast.GRU(64, 96, 2, seed=3, device="cuda")
+        first, second = torch.cuda.Stream(), torch.cuda.Stream()
+        torch.cuda._sleep(int(5e7))  # whoever does not wait for the default stream is far ahead of it
+        for param in layer.params.values():
+            param[...] = param.copy()
+        with torch.cuda.stream(first):
+            torch.cuda._sleep(int(5e7))
+            on_device = torch.tensor(x, device="cuda")
+            got, h_got, cache = layer.forward(on_device, state)  # NumPy: uploaded on the default stream
+        with torch.cuda.stream(second):
+            got_dx, got_dstate = layer.backward(np.ones_like(y), h, cache)
+            assert cache.nbytes == 0
+        with torch.cuda.stream(first):  # takes what the cache gave back
+            spoilt = [torch.full((1 << 18,), float("nan"), device="cuda") for _ in range(16)]
+            del spoilt
+        grads = {name: grad.copy() for name, grad in layer.grads.items()}
+        torch.cuda.synchronize()
+        for a, b in ((got, y), (h_got, h), (got_dx, dx), (got_dstate, dstate)):
+            assert np.allclose(a.cpu(), b, atol=2e-5), repeat
+        for name, grad in grads.items():
+            assert np.allclose(grad, host.grads[name], atol=2e-3, rtol=1e-4), name
+
+
+def test_tokens_on_another_stream():
+    host, layer = (rnnfast.LSTM(9, 12, device=device, seed=1) for device in (None, "cuda"))
+    tokens = np.random.default_rng(0).integers(0, 9, (5, 3))
+    y, _, host_cache = host.forward(tokens)
+    host.backward(y, None, host_cache)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        on_device = torch.tensor(tokens, device="cuda")
+        got, _, cache = layer.forward(on_device)
+        dx, _ = layer.backward(got, None, cache)
+    assert dx is None
+    for name, grad in layer.grads.items():
+        assert np.allclose(grad, host.grads[name], atol=1e-5), name
+    torch.cuda.synchronize()
+    assert np.allclose(got.cpu(), y, atol=1e-6)
+
+
 def test_cupy_arrays():
     layer = rnnfast.GRU(4, 12, device="cuda", seed=1)
     x = cupy.random.standard_normal((5, 3, 4), dtype=cupy.float32)

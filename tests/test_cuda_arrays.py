@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -66,6 +67,28 @@ def test_an_empty_batch_and_rows_of_no_length():
     state = np.ones((2, 2, 5), np.float32)
     y, h, _ = layer.forward(np.full((3, 2, 3), np.nan, np.float32), state, lengths=[0, 0])
     assert not y.any() and np.array_equal(h, state)
+
+
+@needs_device
+@pytest.mark.parametrize("keep", [False, True])
+def test_one_cache_and_many_threads(keep):
+    _, layer = layers()
+    y, _, cache = layer.forward(np.ones((4, 2, 3), np.float32))
+    dy, errors, start = np.ones_like(y), [], threading.Barrier(4)
+
+    def back():
+        start.wait()
+        try:
+            layer.backward(dy, None, cache, keep_cache=keep)
+        except ValueError as e:
+            errors.append(str(e))
+
+    threads = [threading.Thread(target=back) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(errors) == (0 if keep else 3) and all("cache" in e for e in errors)
 
 
 @needs_device

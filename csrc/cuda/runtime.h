@@ -65,6 +65,38 @@ class DeviceGuard {  // makes a device the current one for a scope
   int before_, now_;
 };
 
+inline void put_after(Stream stream, Stream other) {  // what follows in `stream` waits for what `other` has now
+  if (stream == other) return;
+  const Event event = create_event();
+  try {
+    record(event, other);
+    wait(stream, event);
+  } catch (...) {
+    destroy_event(event);
+    throw;
+  }
+  destroy_event(event);  // the device lets go of it once it has come
+}
+
+// For a scope in which a stream uses another's memory: it comes after what the other has by then, and the other's next
+// work, which may be to hand the memory on, comes after the scope's. The host does not wait.
+class Turn {
+ public:
+  Turn(Stream stream, Stream other) : stream_(stream), other_(other) { put_after(stream, other); }
+  ~Turn() {
+    try {
+      put_after(other_, stream_);
+    } catch (const Error&) {
+      return;  // the device is lost, and the next call to it says so
+    }
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  Stream stream_, other_;
+};
+
 struct Launch {
   int64_t grid_x = 1, grid_y = 1, grid_z = 1;
   int threads = 0;  // a block, in one dimension

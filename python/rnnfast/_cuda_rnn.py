@@ -124,10 +124,9 @@ class DeviceRnn:
         return y, last, DeviceCache(core, kind, seq.tokens, params) if keep else None
 
     def backward(
-        self, cache: DeviceCache, seq: Sequences, dy: DeviceArray | None, dstate: list[DeviceArray | None],
+        self, cache: DeviceCache, kind: Kind, seq: Sequences, dy: DeviceArray | None, dstate: list[DeviceArray | None],
         want_dx: bool, want_dstate0: bool, keep: bool,
     ) -> tuple[DeviceArray | None, list[DeviceArray]]:  # fmt: skip
-        kind = cache.kind
         dx = kind.empty((*seq.leading, self._input)) if want_dx and not cache.tokens else None
         if dx is not None and seq.lengths is not None:
             cuda._cuda.fill(dx.address, 0, dx.nbytes, kind.stream)

@@ -2,10 +2,11 @@
 
 A layer made with `device="cuda"` has its parameters and gradients in device memory, as `DeviceArray`. It takes torch
 and CuPy arrays of that device without a copy, runs on their current stream with memory from their allocator, and gives
-arrays of the same kind. NumPy arrays are copied to the device, and results back to NumPy, which waits for the device.
-Lengths, resets and tokens are read by the host: pass them in host memory where a wait would hurt. What is done to
-parameters and gradients themselves (loading, zero_grad, optimisers) runs on the default stream: a call on another
-stream must wait for that one first.
+arrays of the same kind; backward, too, runs on the stream that is current when it is called. NumPy arrays are copied to
+the device, and results back to NumPy, which waits for the device. Lengths, resets and tokens are read by the host: pass
+them in host memory where a wait would hurt. What is done to parameters and gradients themselves (loading, zero_grad,
+optimisers) runs on the default stream. A call on another stream comes after what the default stream has by then, and
+what the default stream is given later comes after the call; the host waits for neither.
 
 In a build with RNNFAST_CUDA=EMULATE the device is emulated on the CPU: for tests, not for use.
 """
@@ -245,6 +246,10 @@ class Kind:
     stream = 0
     allocate: Any = None  # nbytes -> (address, owner); None is the device's own pool
 
+    def now(self) -> Kind:
+        """The same for a later call, on the stream that is current now."""
+        return self
+
     def floats(self, name: str, value: Any) -> DeviceArray:
         return to_device(np.asarray(value, np.float32))
 
@@ -287,11 +292,15 @@ class _Foreign(Kind):
 
 
 class _Torch(_Foreign):
-    def __init__(self, like: Any) -> None:
-        self._torch, self._device = sys.modules["torch"], like.device
-        if like.device.index != _cuda.current_device():
-            raise ValueError(f"tensors must be on the current device, cuda:{_cuda.current_device()}, got {like.device}")
-        self.stream = self._torch.cuda.current_stream(like.device).cuda_stream
+    def __init__(self, device: Any) -> None:
+        self._torch, self._device = sys.modules["torch"], device
+        if device.index != _cuda.current_device():
+            raise ValueError(f"tensors must be on the current device, cuda:{_cuda.current_device()}, got {device}")
+        self._stream = self._torch.cuda.current_stream(device)  # kept as long as a cache has memory of it
+        self.stream = self._stream.cuda_stream
+
+    def now(self) -> Kind:
+        return _Torch(self._device)
 
     def allocate(self, nbytes: int) -> tuple[int, Any]:
         made = self._torch.empty(nbytes, dtype=self._torch.uint8, device=self._device)
@@ -308,9 +317,13 @@ class _Torch(_Foreign):
 
 
 class _Cupy(_Foreign):
-    def __init__(self, like: Any) -> None:
+    def __init__(self) -> None:
         self._cupy = sys.modules["cupy"]
-        self.stream = self._cupy.cuda.get_current_stream().ptr
+        self._stream = self._cupy.cuda.get_current_stream()  # kept as long as a cache has memory of it
+        self.stream = self._stream.ptr
+
+    def now(self) -> Kind:
+        return _Cupy()
 
     def allocate(self, nbytes: int) -> tuple[int, Any]:
         made = self._cupy.cuda.alloc(nbytes)
@@ -329,9 +342,9 @@ def kind_of(value: Any) -> Kind:
         return _Own()
     module = type(value).__module__.partition(".")[0]
     if module == "torch" and value.is_cuda:
-        return _Torch(value)
+        return _Torch(value.device)
     if module == "cupy":
-        return _Cupy(value)
+        return _Cupy()
     return Kind()
 
 

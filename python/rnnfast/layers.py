@@ -226,15 +226,16 @@ class Recurrent(Module):
         self, dy: Any, dstate: State, cache: Cache, want_dx: bool, want_dstate0: bool, keep_cache: bool
     ) -> tuple[Any, State]:
         seq, core = cache._sequences, cache._core
+        kind = core.kind.now()
         width = self.num_directions * self.hidden_size
-        dy = self._core.floats("dy", dy, (seq.steps, width) if seq.unbatched else (*seq.leading, width), core.kind)
-        dstates = self._core.states("dstate", dstate, self._state_shape(seq), core.kind)
-        dx, first = self._core.backward(core, seq, dy, dstates, want_dx, want_dstate0, keep_cache)
+        dy = self._core.floats("dy", dy, (seq.steps, width) if seq.unbatched else (*seq.leading, width), kind)
+        dstates = self._core.states("dstate", dstate, self._state_shape(seq), kind)
+        dx, first = self._core.backward(core, kind, seq, dy, dstates, want_dx, want_dstate0, keep_cache)
         if seq.unbatched:
             dx = None if dx is None else dx.reshape(seq.steps, -1)
             first = [s.reshape(*self._state_shape(seq)) for s in first]
-        state = tuple(core.kind.result(s) for s in first)
-        return core.kind.result(dx), None if not want_dstate0 else state if self._states > 1 else state[0]
+        state = tuple(kind.result(s) for s in first)
+        return kind.result(dx), None if not want_dstate0 else state if self._states > 1 else state[0]
 
     def backward(
         self,

@@ -39,8 +39,9 @@ BatchShape shape_of(int64_t steps, int64_t batch, bool batch_first) {
 }
 
 struct Cache {
-  std::unique_ptr<DeviceCache> cache;
+  std::shared_ptr<DeviceCache> cache;  // null once it is used
   bool batch_first;
+  Stream stream;  // that its memory goes back to
 };
 
 class Rnn {
@@ -76,10 +77,11 @@ class Rnn {
     std::unique_ptr<DeviceCache> cache;
     {
       const py::gil_scoped_release release;
+      const Turn turn(context.stream, nullptr);  // of parameters and whatever else Python put on the default stream
       cache = rnn_forward(config, weights.data(), in, first, out, keep, {seed, step}, wish, context);
     }
     if (!keep) return py::none();
-    return py::cast(std::make_unique<Cache>(Cache{std::move(cache), batch_first}));
+    return py::cast(std::make_unique<Cache>(Cache{std::move(cache), batch_first, context.stream}));
   }
 
   // grads as params, added to; dx and dstate0 (addresses or 0) are assigned.
@@ -87,7 +89,9 @@ class Rnn {
                 const Addresses& dstate0, bool keep, const std::string& recurrence, uintptr_t stream,
                 const py::object& allocate) const {
     if (of.cache == nullptr) throw py::value_error("cache is in use by another thread, or used");
-    const Schedule& schedule = of.cache->schedule.host();
+    // Taken while the GIL is held: another thread may want it too.
+    const std::shared_ptr<DeviceCache> cache = keep ? of.cache : std::move(of.cache);
+    const Schedule& schedule = cache->schedule.host();
     const BatchShape s = shape_of(schedule.steps(), schedule.batch(), of.batch_first);
     const int64_t out_width = config_.directions * config_.hidden;
     std::vector<RnnGradients<float>> gradients;
@@ -103,8 +107,8 @@ class Rnn {
     const Context context{stream_of(stream), allocator_of(allocate, stream_of(stream))};
     const Recurrence wish = recurrence_of(recurrence);
     const py::gil_scoped_release release;
-    const std::unique_ptr<DeviceCache> used = keep ? nullptr : std::move(of.cache);
-    rnn_backward(keep ? *of.cache : *used, io, wish, context);
+    const Turn turn(context.stream, nullptr), of_cache(context.stream, of.stream);
+    rnn_backward(*cache, io, wish, context);
   }
 
  private:
