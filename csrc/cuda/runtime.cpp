@@ -111,6 +111,13 @@ void copy_async(void* to, const void* from, size_t bytes, Stream stream) {
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, native(stream)), "cudaMemcpyAsync");
 }
 
+void keep_until_copied(std::shared_ptr<const void> owner, Stream stream) {
+  auto kept = std::make_unique<std::shared_ptr<const void>>(std::move(owner));
+  const auto drop = [](void* p) { delete static_cast<std::shared_ptr<const void>*>(p); };
+  check(cudaLaunchHostFunc(native(stream), drop, kept.get()), "cudaLaunchHostFunc");
+  kept.release();
+}
+
 void fill_async(void* p, int byte, size_t bytes, Stream stream) {
   check(cudaMemsetAsync(p, byte, bytes, native(stream)), "cudaMemsetAsync");
 }
@@ -149,9 +156,11 @@ namespace detail {
 namespace {
 constexpr size_t kSharedWithoutAsking = 48 << 10;
 
+// For all that the device has, whatever this launch needs: another thread may be about to launch the same kernel.
 void opt_in(const KernelRef& ref, size_t shared_bytes, const char* file, int line) {
   if (shared_bytes <= kSharedWithoutAsking) return;
-  check(cudaFuncSetAttribute(ref.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
+  const size_t most = device_info(current_device()).shared_per_block;
+  check(cudaFuncSetAttribute(ref.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most)),
         "cudaFuncSetAttribute", file, line);
 }
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -38,6 +39,8 @@ const DeviceInfo& device_info(int device);  // asked for once
 void* allocate_async(size_t bytes, Stream stream);  // in stream order, 256-byte aligned; the device keeps freed memory
 void free_async(void* p, Stream stream) noexcept;
 void copy_async(void* to, const void* from, size_t bytes, Stream stream);  // between any two kinds of memory
+// Host memory of a copy_async, which need not have been read when that returns: it goes once the stream has come here.
+void keep_until_copied(std::shared_ptr<const void> owner, Stream stream);
 void fill_async(void* p, int byte, size_t bytes, Stream stream);
 
 Stream create_stream();

@@ -39,7 +39,9 @@ DeviceSchedule::DeviceSchedule(const BatchLayout& layout, const Context& context
   }
   if (view.cut != nullptr) cut = packer.add(view.cut, static_cast<size_t>(view.rows));
   memory_ = DeviceBuffer<char>(context, static_cast<int64_t>(packer.bytes.size()));
-  copy_async(memory_.data(), packer.bytes.data(), packer.bytes.size(), context.stream);
+  const auto packed = std::make_shared<const std::vector<char>>(std::move(packer.bytes));
+  copy_async(memory_.data(), packed->data(), packed->size(), context.stream);
+  keep_until_copied(packed, context.stream);
   const char* base = memory_.data();
   if (ragged) {
     offset_ = reinterpret_cast<const int64_t*>(base + offset);

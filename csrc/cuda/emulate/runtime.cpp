@@ -25,7 +25,7 @@ struct Time {
 };
 Time* native(Event event) { return reinterpret_cast<Time*>(event); }
 
-std::mutex one_launch;  // of all threads of the host
+std::mutex one_launch;  // of all threads of the host; nor does memory come or go meanwhile
 
 }  // namespace
 
@@ -38,7 +38,7 @@ void set_device(int device) {
 }
 
 const DeviceInfo& device_info(int) {
-  static DeviceInfo info;
+  thread_local DeviceInfo info;  // made anew at each call, for the options may have changed
   const emulate::Options& o = emulate::options();
   info.name = "emulated device";
   info.major = 9, info.minor = 0;
@@ -66,13 +66,17 @@ void free_async(void* p, Stream) noexcept {
 
 void copy_async(void* to, const void* from, size_t bytes, Stream) {
   if (bytes == 0) return;
+  const std::lock_guard<std::mutex> lock(one_launch);
   emulate::check_live(to, bytes, "copy_async to");
   emulate::check_live(from, bytes, "copy_async from");
   std::memmove(to, from, bytes);
 }
 
+void keep_until_copied(std::shared_ptr<const void>, Stream) {}
+
 void fill_async(void* p, int byte, size_t bytes, Stream) {
   if (bytes == 0) return;
+  const std::lock_guard<std::mutex> lock(one_launch);
   emulate::check_live(p, bytes, "fill_async of");
   std::memset(p, byte, bytes);
 }
