@@ -116,6 +116,7 @@ void bind_device(py::module_& m) {
   m.def(
       "copy",
       [](uintptr_t to, uintptr_t from, size_t nbytes, uintptr_t stream) {
+        const py::gil_scoped_release release;  // from and to pageable memory it waits
         copy_async(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), nbytes, stream_of(stream));
       },
       py::arg("to"), py::arg("from_"), py::arg("nbytes"), py::arg("stream"));

@@ -55,6 +55,7 @@ void optimiser_step(const std::string& kind, double lr, double weight_decay, dou
 }
 
 double norm_squared(const std::vector<std::array<uintptr_t, 2>>& arrays) {
+  const py::gil_scoped_release release;  // it waits for the device
   int64_t count = 0;
   for (const auto& [address, size] : arrays) count += square_sums(static_cast<int64_t>(size));
   const Memory memory = pooled_memory(static_cast<size_t>(count) * sizeof(double), nullptr);
