@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -69,25 +70,47 @@ def test_an_empty_batch_and_rows_of_no_length():
     assert not y.any() and np.array_equal(h, state)
 
 
+def in_threads(call, count=4):
+    """call(i) in as many threads at once."""
+    start = threading.Barrier(count)
+
+    def run(i):
+        start.wait()
+        return call(i)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
+
+
+@needs_device
+def test_a_layer_a_thread():
+    x, dy = np.random.default_rng(0).standard_normal((2, 6, 3, 33), np.float32)
+
+    def train(i):
+        layer = rnnfast.LSTM(33, 33, seed=i, device="cuda")
+        for _ in range(4):
+            y, _, cache = layer.forward(x, lengths=[6, 2, 4])
+            dx, _ = layer.backward(dy, None, cache)
+        return [y, dx, *(grad.numpy() for grad in layer.grads.values())]
+
+    for i, got in enumerate(in_threads(train)):
+        assert all(np.array_equal(a, b) for a, b in zip(got, train(i), strict=True)), i
+
+
 @needs_device
 @pytest.mark.parametrize("keep", [False, True])
 def test_one_cache_and_many_threads(keep):
     _, layer = layers()
     y, _, cache = layer.forward(np.ones((4, 2, 3), np.float32))
-    dy, errors, start = np.ones_like(y), [], threading.Barrier(4)
+    dy = np.ones_like(y)
 
-    def back():
-        start.wait()
+    def back(_):
         try:
             layer.backward(dy, None, cache, keep_cache=keep)
         except ValueError as e:
-            errors.append(str(e))
+            return str(e)
 
-    threads = [threading.Thread(target=back) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    errors = [e for e in in_threads(back) if e is not None]
     assert len(errors) == (0 if keep else 3) and all("cache" in e for e in errors)
 
 

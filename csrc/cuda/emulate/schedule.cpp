@@ -17,10 +17,10 @@
 namespace rnnfast::emulate {
 
 Machine machine;
-Fiber* self = nullptr;
+RNNFAST_OF_THREAD constinit Fiber* self = nullptr;
 bool tracked = false;
 bool counting = false;
-bool watching = false;
+RNNFAST_OF_THREAD constinit bool watching = false;
 
 namespace {
 

@@ -91,10 +91,13 @@ struct Machine {
 };
 
 extern Machine machine;
-extern Fiber* self;
+// Of the host's thread that launched: meanwhile others may run what is no kernel in a kernel's file. A module that is
+// loaded later has room for two words of this model, and other models take a call for each access.
+#define RNNFAST_OF_THREAD thread_local __attribute__((tls_model("initial-exec")))
+extern RNNFAST_OF_THREAD constinit Fiber* self;
 // A kernel's own code runs, not the run time's or the host's, which may share the compiler's copy of some function of
 // the standard library with the kernel's file and must not be checked there.
-extern bool watching;
+extern RNNFAST_OF_THREAD constinit bool watching;
 struct Unwatched {
   Unwatched() { watching = false; }
   ~Unwatched() { watching = true; }
