@@ -90,6 +90,23 @@ def test_tokens_on_another_stream():
     assert np.allclose(got.cpu(), y, atol=1e-6)
 
 
+def test_mixed_arrays_and_exchange():
+    layer = rnnfast.GRU(4, 12, device="cuda", seed=1)
+    x, state = np.ones((5, 3, 4), np.float32), np.ones((1, 3, 12), np.float32)
+    y, h = layer(x, state)
+    for other in (torch.ones((1, 3, 12), device="cuda"), cupy.ones((1, 3, 12), cupy.float32), cuda.to_device(state)):
+        assert np.array_equal(layer(x, other)[0], y)
+        assert np.array_equal(layer(cuda.to_device(x), other)[0], y)
+    weight = layer.params["weight_hh_l0"]
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda._sleep(int(1e7))
+        shared, own = torch.from_dlpack(weight), torch.from_dlpack(weight.__dlpack__(copy=True))
+        assert shared.data_ptr() == weight.address != own.data_ptr() and torch.equal(shared, own)
+    assert cupy.from_dlpack(weight).data.ptr == weight.address
+    with pytest.raises(BufferError, match="dl_device must be"):
+        weight.__dlpack__(dl_device=(1, 0))
+
+
 def test_cupy_arrays():
     layer = rnnfast.GRU(4, 12, device="cuda", seed=1)
     x = cupy.random.standard_normal((5, 3, 4), dtype=cupy.float32)

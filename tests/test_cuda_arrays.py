@@ -13,8 +13,15 @@ import pytest
 
 import rnnfast
 from rnnfast import cuda, lm
+from rnnfast._cuda_dense import tokens_on_device
 
 needs_device = pytest.mark.skipif(not cuda.available(), reason=f"device='cuda' does not work here: {cuda.problem()}")
+
+
+def dense(*x):
+    """A dense layer, or what it makes of x."""
+    layer = rnnfast.Linear(3, 4, device="cuda", seed=0)
+    return layer(*x) if x else layer
 
 
 def layers(**options):
@@ -164,6 +171,15 @@ ERRORS = {
     "recompute": (lambda g: rnnfast.LSTM(3, 4, recompute=True, device="cuda"), "without recompute"),
     "device": (lambda g: rnnfast.LSTM(3, 4, device="gpu"), "device must be 'cpu', 'cuda' or 'cuda:N', got 'gpu'"),
     "no such device": (lambda g: rnnfast.LSTM(3, 4, device="cuda:99"), "device must be below cuda:"),
+    "state of integers": (
+        lambda g: g(np.zeros((2, 1, 3)), np.zeros((2, 1, 5), int)),
+        "state must be floating point, got dtype int64",
+    ),
+    "no step of tokens": (
+        lambda g: g(tokens_on_device(np.zeros((0, 1), int))),
+        r"x must have at least one time step, got shape \(0, 1\)",
+    ),
+    "dense x of integers": (lambda g: dense(np.zeros((2, 3), int)), "x must be floating point, got dtype int64"),
     "recurrence": (lambda g: cuda.recurrence("fast").__enter__(), "kind must be .* got 'fast'"),
 }
 
@@ -174,6 +190,60 @@ def test_errors(name):
     call, message = ERRORS[name]
     with pytest.raises((ValueError, TypeError), match=message):
         call(layers()[1])
+
+
+@needs_device
+def test_a_replaced_parameter_or_gradient_is_named():
+    linear = dense()
+    y, cache = linear.forward(np.ones((2, 3), np.float32))
+    linear.grads["bias"] = np.zeros(4, np.float32)
+    with pytest.raises(TypeError, match="gradient of bias must be a float32 rnnfast.cuda.DeviceArray, got ndarray"):
+        linear.backward(y, cache)
+    with pytest.raises(TypeError, match="gradient of parameter 0.bias must be a DeviceArray .* got ndarray"):
+        rnnfast.optim.SGD(0.1).step(linear)
+    linear.params["weight"] = cuda.to_device(np.zeros((4, 2)))
+    with pytest.raises(ValueError, match=r"weight must have shape \(None, 3\), got \(4, 2\)"):
+        linear(np.ones((2, 3), np.float32))
+    embedding = rnnfast.Embedding(4, 3, device="cuda")
+    embedding.params["weight"] = np.zeros((4, 3), np.float32)
+    with pytest.raises(TypeError, match="weight must be a float32 rnnfast.cuda.DeviceArray, got ndarray"):
+        embedding([1])
+
+
+@needs_device
+def test_another_current_device_is_named(monkeypatch):
+    _, layer = layers()
+    linear, x = dense(), cuda.to_device(np.ones((2, 1, 3)))
+    y, _, cache = layer.forward(x)
+    monkeypatch.setattr(cuda._cuda, "current_device", lambda: 1)
+    calls = {
+        "the layer": (lambda: layer(x), lambda: layer.backward(y, None, cache)),
+        "x": (lambda: linear(x),),
+        "an array that is read": (x.numpy,),
+        "what an optimiser changes": (lambda: rnnfast.optim.SGD(0.1).step(linear),),
+    }
+    for name, all_of_it in calls.items():
+        for call in all_of_it:
+            with pytest.raises(ValueError, match=f"^{name} must be on the current device, cuda:1 .* got cuda:0"):
+                call()
+    assert x.reshape(6).device == 0
+
+
+@needs_device
+def test_dropout_of_everything():
+    drop = rnnfast.Dropout(1.0, seed=1)
+    y, cache = drop.forward(cuda.to_device(np.full((3, 2, 4), np.inf)))
+    assert not y.numpy().any() and not drop.backward(y, cache).numpy().any()
+
+
+@needs_device
+def test_what_an_exchange_asks_for():
+    array = cuda.to_device(np.arange(6))
+    with pytest.raises(BufferError, match=r"dl_device must be \(., 0\), where the array is, got \(2, 7\)"):
+        array.__dlpack__(dl_device=(2, 7))
+    if cuda._cuda.emulated:
+        copy = np.from_dlpack(array, copy=True) if np.lib.NumpyVersion(np.__version__) >= "2.1.0" else None
+        assert copy is None or (copy.ctypes.data != array.address and np.array_equal(copy, array))
 
 
 @needs_device

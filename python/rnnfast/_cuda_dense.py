@@ -25,6 +25,7 @@ __all__ = [
     "linear_forward",
     "norm",
     "optimiser_step",
+    "own",
     "scale_values",
     "tokens_on_device",
 ]
@@ -47,17 +48,29 @@ def floats(name: str, value: Any, width: int | None = None, shape: tuple[int, ..
     """Numbers on the device, (..., width) or of the given shape; host arrays are copied there."""
     if not isinstance(value, DeviceArray) and type(cuda.kind_of(value)) is not cuda.Kind:
         raise TypeError(f"{name} must be a rnnfast.cuda.DeviceArray or a host array, got {type(value).__name__}")
-    if cuda.dtype_kind(value) != "f":
-        raise TypeError(f"{name} must be floating point")
+    cuda.check_floating(name, value)
     got = tuple(np.shape(value)) if not isinstance(value, DeviceArray) else value.shape
     if (width is not None and (not got or got[-1] != width)) or (shape is not None and got != shape):
         raise ValueError(f"{name} must have shape {shape or f'(..., {width})'}, got {got}")
-    return value if isinstance(value, DeviceArray) else cuda.to_device(np.asarray(value, np.float32))
+    return cuda.Kind().floats(name, value)
+
+
+def own(name: str, value: Any, shape: tuple[int | None, ...]) -> DeviceArray:
+    """A parameter or gradient of this shape, in which None may be any size: the caller may have replaced it, and the
+    kernels take it as it is."""
+    if not isinstance(value, DeviceArray) or value.dtype != np.float32:
+        got = f"one of {value.dtype}" if isinstance(value, DeviceArray) else type(value).__name__
+        raise TypeError(f"{name} must be a float32 rnnfast.cuda.DeviceArray, got {got}")
+    if len(value.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, value.shape, strict=True)):
+        raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
+    cuda.check_device(name, value.device)
+    return value
 
 
 def linear_forward(x: DeviceArray, weight: DeviceArray, bias: DeviceArray | None) -> DeviceArray:
     """x (..., in) W^T + b."""
-    out, width = weight.shape
+    out, width = own("weight", weight, (None, x.shape[-1])).shape
+    bias = None if bias is None else own("bias", bias, (out,))
     y = DeviceArray((*x.shape[:-1], out))
     rows = x.size // width
     cuda._cuda.matmul(x.address, False, weight.address, True, y.address, rows, out, width, 0.0)
@@ -75,7 +88,8 @@ def linear_backward(dy: DeviceArray, weight: DeviceArray) -> DeviceArray:
 
 
 def add_linear_gradients(dy: DeviceArray, x: DeviceArray, dweight: DeviceArray, dbias: DeviceArray | None) -> None:
-    out, width = dweight.shape
+    out, width = own("the gradient of weight", dweight, (dy.shape[-1], x.shape[-1])).shape
+    dbias = None if dbias is None else own("the gradient of bias", dbias, (out,))
     rows = x.size // width
     cuda._cuda.matmul(dy.address, True, x.address, False, dweight.address, out, width, rows, 1.0)
     if dbias is not None:
@@ -94,9 +108,13 @@ def embedding_backward(dy: DeviceArray, tokens: DeviceTokens, dtable: DeviceArra
 
 
 def drop(x: DeviceArray, p: float, seed: int, step: int, stream: int) -> DeviceArray:
-    """The elements of x (T, ..., n) that dropout keeps, as Dropout has it on the CPU; p below 1."""
+    """The elements of x (T, ..., n) that dropout keeps, as Dropout has it on the CPU."""
     shape = x.shape if x.ndim > 1 else (1, *x.shape)
+    cuda.check_device("x", x.device)
     y = DeviceArray(x.shape)
+    if p == 1:  # what is kept would be divided by 0
+        y.fill(0)
+        return y
     rows = int(np.prod(shape[1:-1], dtype=np.int64))
     cuda._cuda.dropout(x.address, y.address, shape[0], rows, shape[-1], p, seed, step % 2**64, stream)
     return y
@@ -140,12 +158,16 @@ def optimiser_step(kind: str, hyper: dict[str, Any], step: int, grad_scale: floa
     rows = []
     for entry in arrays:
         update = _Update(*entry)
+        for array in (update.param, update.grad, *update.states):
+            cuda.check_device("what an optimiser changes", array.device)
         kept = [state.address for state in update.states] + [0, 0]
         rows.append([update.param.address, update.grad.address, *kept[:2], update.param.size])
     cuda._cuda.optimiser_step(kind=kind, step=step, grad_scale=grad_scale, arrays=rows, **hyper)
 
 
 def _addressed(arrays: Sequence[DeviceArray]) -> list[list[int]]:
+    for array in arrays:
+        cuda.check_device("a gradient", array.device)
     return [[array.address, array.size] for array in arrays]
 
 

@@ -44,6 +44,10 @@ class DeviceRnn:
         self._input, self._width, self._rows = input_size, directions * hidden_size, layers * directions
         self._hidden = hidden_size
         self._states = 2 if cell == "lstm" else 1
+        self._device = cuda._cuda.current_device()
+
+    def check_device(self) -> None:
+        cuda.check_device("the layer", self._device)
 
     def read(self, x: Any, lengths: Any, reset: Any, batch_first: bool) -> tuple[Sequences, Kind]:
         """The batch, with x on the device, and the kind of array that it came as."""
@@ -52,6 +56,9 @@ class DeviceRnn:
         if isinstance(x, DeviceTokens) and x.ndim == 2:
             leading = (x.shape[0], x.shape[1])
             steps, batch = leading[::-1] if batch_first else leading
+            if steps == 0:
+                raise ValueError(f"x must have at least one time step, got shape {x.shape}")
+            cuda.check_device("x", x.device)
             cuts = read_reset(reset, leading, False)
             return Sequences(x, True, steps, batch, False, leading, read_lengths(lengths, steps, batch), cuts), kind
         if cuda.dtype_kind(x) != "f":
@@ -74,8 +81,7 @@ class DeviceRnn:
         """A float array of this shape on the device."""
         if value is None:
             return None
-        if cuda.dtype_kind(value) != "f":
-            raise TypeError(f"{name} must be floating point")
+        cuda.check_floating(name, value)
         got = tuple(int(n) for n in (value.shape if hasattr(value, "shape") else np.shape(value)))
         if got != shape:
             raise ValueError(f"{name} must have shape {shape}, got {got}")

@@ -80,6 +80,15 @@ def device_name(device: Any) -> str | None:
     return f"cuda:{index}"
 
 
+def check_device(name: str, device: int) -> None:
+    """A call runs on the current device, so what it is given must be there."""
+    current = _cuda.current_device()
+    if device != current:
+        raise ValueError(
+            f"{name} must be on the current device, cuda:{current} (torch.cuda.set_device), got cuda:{device}"
+        )
+
+
 _searched = False
 
 
@@ -132,7 +141,10 @@ class DeviceArray:
     `numpy()` copies it to the host, `array[...] = values` copies from the host.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any = np.float32, *, owner: Any = None, address: int = 0) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], dtype: Any = np.float32, *, owner: Any = None, address: int = 0,
+        device: int | None = None,
+    ) -> None:  # fmt: skip
         self.shape, self.dtype = tuple(int(n) for n in shape), np.dtype(dtype)
         if self.dtype not in (np.dtype(np.float32), np.dtype(np.int32)):
             raise TypeError(f"dtype must be float32 or int32, got {self.dtype}")
@@ -140,6 +152,7 @@ class DeviceArray:
             owner = _cuda.Memory(max(self.nbytes, 1), 0)
             address = owner.address
         self.owner, self.address = owner, address
+        self.device: int = _cuda.current_device() if device is None else device
 
     @property
     def ndim(self) -> int:
@@ -165,21 +178,24 @@ class DeviceArray:
         full = tuple(self.size // max(known, 1) if n == -1 else n for n in shape)
         if int(np.prod(full, dtype=np.int64)) != self.size:
             raise ValueError(f"shape must have {self.size} elements, got {shape}")
-        return DeviceArray(full, self.dtype, owner=self.owner, address=self.address)
+        return DeviceArray(full, self.dtype, owner=self.owner, address=self.address, device=self.device)
 
     def numpy(self) -> Array:
         """A copy on the host; waits for the device."""
+        check_device("an array that is read", self.device)
         array: Array = np.empty(self.shape, self.dtype)
         _cuda.copy(array.ctypes.data, self.address, self.nbytes, 0)
         _cuda.synchronize(0)
         return array
 
     def copy(self) -> DeviceArray:
+        check_device("an array that is copied", self.device)
         made = DeviceArray(self.shape, self.dtype)
         _cuda.copy(made.address, self.address, self.nbytes, 0)
         return made
 
     def fill(self, value: float) -> None:
+        check_device("an array that is set", self.device)
         if value == 0:
             _cuda.fill(self.address, 0, self.nbytes, 0)
         else:
@@ -188,6 +204,7 @@ class DeviceArray:
     def __setitem__(self, index: Any, values: Any) -> None:
         if index is not Ellipsis and index != slice(None):
             raise TypeError("a DeviceArray is set as a whole: array[...] = values")
+        check_device("an array that is set", self.device)
         if isinstance(values, DeviceArray) and values.shape == self.shape and values.dtype == self.dtype:
             _cuda.copy(self.address, values.address, self.nbytes, 0)
             return
@@ -202,12 +219,22 @@ class DeviceArray:
         return array if dtype is None else array.astype(dtype)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (_CUDA_HOST, 0) if _cuda.emulated else (_CUDA_DEVICE, _cuda.current_device())
+        return (_CUDA_HOST, 0) if _cuda.emulated else (_CUDA_DEVICE, self.device)
 
-    def __dlpack__(self, *, stream: Any = None, **_: Any) -> Any:
+    def __dlpack__(
+        self, *, stream: int | None = None, max_version: Any = None, dl_device: Any = None, copy: bool | None = None
+    ) -> Any:
+        """The memory itself, or with `copy` a copy of it, for use on `stream` (None: the default one, -1: no matter
+        which) after what the default stream has now. BufferError where it is asked for on another device."""
         kind, device = self.__dlpack_device__()
+        if dl_device is not None and (int(dl_device[0]), int(dl_device[1])) != (kind, device):
+            raise BufferError(f"dl_device must be {(kind, device)}, where the array is, got {tuple(dl_device)}")
+        array = self.copy() if copy else self
+        if stream is not None and stream != -1 and not _cuda.emulated:
+            check_device("an array that is exported", self.device)
+            _cuda.put_after(stream, 0)
         code = 2 if self.dtype == np.float32 else 0  # kDLFloat, kDLInt
-        return _cuda.to_dlpack(self.address, self.shape, code, kind, device, self)
+        return _cuda.to_dlpack(array.address, array.shape, code, kind, device, array)
 
     def __getattr__(self, name: str) -> Any:
         if name == "__cuda_array_interface__" and not _cuda.emulated:
@@ -251,7 +278,10 @@ class Kind:
         return self
 
     def floats(self, name: str, value: Any) -> DeviceArray:
-        return to_device(np.asarray(value, np.float32))
+        if isinstance(value, DeviceArray):
+            check_device(name, value.device)
+            return value
+        return to_device(np.asarray(to_host(value), np.float32))
 
     def empty(self, shape: tuple[int, ...]) -> DeviceArray:
         return DeviceArray(shape)
@@ -261,15 +291,14 @@ class Kind:
 
 
 class _Own(Kind):
-    def floats(self, name: str, value: Any) -> DeviceArray:
-        return value if isinstance(value, DeviceArray) else to_device(np.asarray(value, np.float32))
-
     def result(self, array: DeviceArray | None) -> Any:
         return array
 
 
 class _Foreign(Kind):
     """An array with `__cuda_array_interface__`."""
+
+    device: int
 
     def _contiguous(self, value: Any) -> Any:
         """A C-contiguous float32 array of the library's on the device."""
@@ -278,13 +307,12 @@ class _Foreign(Kind):
     def _view(self, value: Any) -> DeviceArray:
         face = value.__cuda_array_interface__
         assert face.get("strides") is None
-        return DeviceArray(face["shape"], np.dtype(face["typestr"]), owner=value, address=face["data"][0])
+        dtype, address = np.dtype(face["typestr"]), face["data"][0]
+        return DeviceArray(face["shape"], dtype, owner=value, address=address, device=self.device)
 
     def floats(self, name: str, value: Any) -> DeviceArray:
-        if isinstance(value, DeviceArray):
-            return value
-        if type(kind_of(value)) is Kind:
-            return to_device(np.asarray(to_host(value), np.float32))
+        if isinstance(value, DeviceArray) or type(kind_of(value)) is Kind:
+            return super().floats(name, value)
         return self._view(self._contiguous(value))
 
     def result(self, array: DeviceArray | None) -> Any:
@@ -294,8 +322,8 @@ class _Foreign(Kind):
 class _Torch(_Foreign):
     def __init__(self, device: Any) -> None:
         self._torch, self._device = sys.modules["torch"], device
-        if device.index != _cuda.current_device():
-            raise ValueError(f"tensors must be on the current device, cuda:{_cuda.current_device()}, got {device}")
+        self.device = device.index
+        check_device("tensors", self.device)
         self._stream = self._torch.cuda.current_stream(device)  # kept as long as a cache has memory of it
         self.stream = self._stream.cuda_stream
 
@@ -313,17 +341,19 @@ class _Torch(_Foreign):
         return self._view(self._torch.empty(shape, dtype=self._torch.float32, device=self._device))
 
     def _view(self, value: Any) -> DeviceArray:
-        return DeviceArray(tuple(value.shape), np.float32, owner=value, address=value.data_ptr())
+        shape = tuple(value.shape)
+        return DeviceArray(shape, np.float32, owner=value, address=value.data_ptr(), device=self.device)
 
 
 class _Cupy(_Foreign):
-    def __init__(self) -> None:
-        self._cupy = sys.modules["cupy"]
+    def __init__(self, device: int) -> None:
+        self._cupy, self.device = sys.modules["cupy"], device
+        check_device("CuPy arrays", device)
         self._stream = self._cupy.cuda.get_current_stream()  # kept as long as a cache has memory of it
         self.stream = self._stream.ptr
 
     def now(self) -> Kind:
-        return _Cupy()
+        return _Cupy(self.device)
 
     def allocate(self, nbytes: int) -> tuple[int, Any]:
         made = self._cupy.cuda.alloc(nbytes)
@@ -344,7 +374,7 @@ def kind_of(value: Any) -> Kind:
     if module == "torch" and value.is_cuda:
         return _Torch(value.device)
     if module == "cupy":
-        return _Cupy()
+        return _Cupy(value.device.id)
     return Kind()
 
 
@@ -364,3 +394,10 @@ def dtype_kind(value: Any) -> str:
         return "f" if value.is_floating_point() else "c" if value.is_complex() else "i"
     dtype = getattr(value, "dtype", None)
     return str(np.dtype(dtype).kind if dtype is not None else np.asarray(value).dtype.kind)
+
+
+def check_floating(name: str, value: Any) -> None:
+    """As on the CPU."""
+    if dtype_kind(value) != "f":
+        dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+        raise TypeError(f"{name} must be floating point, got dtype {dtype}")

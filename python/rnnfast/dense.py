@@ -226,7 +226,8 @@ class Embedding(_Dense):
 
     def _gather(self, table: Any, tokens: Any) -> Any:
         if self.device is not None:
-            return _cuda_dense.embedding_forward(table, tokens)
+            shape = (self.num_embeddings, self.embedding_dim)
+            return _cuda_dense.embedding_forward(_cuda_dense.own("weight", table, shape), tokens)
         y: Array = _core.embedding_forward(table, tokens.reshape(-1), get_num_threads())
         return y.reshape(*tokens.shape, self.embedding_dim)
 
@@ -245,7 +246,9 @@ class Embedding(_Dense):
         cache = _cache(cache, _EmbeddingCache, self)
         if self.device is not None:
             given = _cuda_dense.floats("dy", dy, shape=(*cache.leading, self.embedding_dim))
-            return _cuda_dense.embedding_backward(given, cache.tokens, self.grads["weight"])
+            shape = (self.num_embeddings, self.embedding_dim)
+            grad = _cuda_dense.own("the gradient of weight", self.grads["weight"], shape)
+            return _cuda_dense.embedding_backward(given, cache.tokens, grad)
         dy = as_float("dy", dy, (*cache.leading, self.embedding_dim), self.dtype)
         _core.embedding_backward(
             dy.reshape(-1, self.embedding_dim), cache.tokens, self.grads["weight"], get_num_threads()

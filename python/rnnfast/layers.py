@@ -212,6 +212,7 @@ class Recurrent(Module):
     def _run_on_device(
         self, x: Any, state: State, lengths: Any, reset: Any, keep: bool, rng: CounterRng | None
     ) -> tuple[Array, State, Cache | None]:
+        self._core.check_device()
         seq, kind = self._core.read(x, lengths, reset, self.batch_first)
         states = self._core.states("state", state, self._state_shape(seq), kind)
         y, last, core = self._core.forward(seq, kind, self.batch_first, states, keep, self.dropout, rng, self._frozen)
@@ -225,6 +226,7 @@ class Recurrent(Module):
     def _back_on_device(
         self, dy: Any, dstate: State, cache: Cache, want_dx: bool, want_dstate0: bool, keep_cache: bool
     ) -> tuple[Any, State]:
+        self._core.check_device()
         seq, core = cache._sequences, cache._core
         kind = core.kind.now()
         width = self.num_directions * self.hidden_size

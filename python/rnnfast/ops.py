@@ -128,6 +128,8 @@ def _on_device(
     for name, array in (("bias", bias), ("dweight", dweight), ("dbias", dbias)):
         if array is not None and not isinstance(array, cuda.DeviceArray):
             raise TypeError(f"{name} must be a DeviceArray as weight is, got {type(array).__name__}")
+        if array is not None:
+            _cuda_dense.own(name, array, weight.shape if name == "dweight" else weight.shape[:1])
     if weights is not None:
         raise ValueError("weights must be None on a device, got an array")
     classes, width = weight.shape

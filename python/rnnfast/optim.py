@@ -55,6 +55,9 @@ def _check_arrays(entry: _Entry) -> None:
             raise TypeError(f"{kind} {entry.name} must be a float32 or float64 array, got {got}")
         if not array.flags.c_contiguous or not array.flags.writeable:
             raise ValueError(f"{kind} {entry.name} must be C-contiguous and writeable, got one that is not")
+    if entry.on_device and not isinstance(entry.grad, cuda.DeviceArray):
+        got = type(entry.grad).__name__
+        raise TypeError(f"gradient of parameter {entry.name} must be a DeviceArray as the parameter is, got {got}")
     if entry.grad.shape != entry.param.shape or entry.grad.dtype != entry.param.dtype:
         raise ValueError(
             f"gradient of parameter {entry.name} must be {entry.param.dtype} of shape {entry.param.shape}, "

@@ -133,6 +133,9 @@ void bind_device(py::module_& m) {
         synchronize(stream_of(stream));
       },
       py::arg("stream"));
+  m.def(
+      "put_after", [](uintptr_t stream, uintptr_t other) { put_after(stream_of(stream), stream_of(other)); },
+      py::arg("stream"), py::arg("other"));
   m.def("to_dlpack", to_dlpack, py::arg("address"), py::arg("shape"), py::arg("code"), py::arg("device_type"),
         py::arg("device"), py::arg("owner"));
 }
