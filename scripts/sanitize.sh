@@ -12,7 +12,8 @@ PATH="$(cd "$venv" && pwd)/bin:$PATH"
 export PATH
 mkdir -p $build
 cmake -S . -B $build -DCMAKE_BUILD_TYPE=Debug -DRNNFAST_SANITIZE=address,undefined -DRNNFAST_WERROR=ON \
-    -DRNNFAST_CPP_TESTS=ON -DRNNFAST_CUDA=EMULATE -DPython_EXECUTABLE="$(command -v python)" >$build/log || { cat $build/log >&2; exit 1; }
+    -DRNNFAST_CPP_TESTS=ON -DRNNFAST_CUDA=EMULATE -DPython_EXECUTABLE="$(command -v python)" >$build/log ||
+    { cat $build/log >&2; exit 1; }
 cmake --build $build --parallel "$(getconf _NPROCESSORS_ONLN)" >>$build/log || { tail -n 40 $build/log >&2; exit 1; }
 ctest --test-dir $build --output-on-failure --no-tests=error
 rm -rf $build/site

@@ -103,8 +103,17 @@ void* allocate_async(size_t bytes, Stream stream) {
   return p;
 }
 
+// The default stream is that of the current device, which need not be the memory's any more.
 void free_async(void* p, Stream stream) noexcept {
-  if (p != nullptr && cudaFreeAsync(p, native(stream)) != cudaSuccess) cudaGetLastError();  // an earlier call's error
+  if (p == nullptr) return;
+  int now = 0;
+  cudaPointerAttributes memory{};
+  const bool elsewhere =
+      cudaGetDevice(&now) == cudaSuccess && cudaPointerGetAttributes(&memory, p) == cudaSuccess && memory.device != now;
+  if (elsewhere) cudaSetDevice(memory.device);
+  cudaFreeAsync(p, native(stream));
+  if (elsewhere) cudaSetDevice(now);
+  cudaGetLastError();  // an earlier call's error
 }
 
 void copy_async(void* to, const void* from, size_t bytes, Stream stream) {

@@ -259,7 +259,7 @@ class Recurrent(Module):
 
         Returns:
             dx (None where x was integers) and the gradient of the initial state. Those of the parameters are added to
-            `grads`; after an error or Ctrl-C they are as before.
+            `grads`; after an error or Ctrl-C they are as before (after one of a device, some may have been added to).
         """
         if not isinstance(cache, Cache):
             raise TypeError(f"cache must be what forward returned, got {type(cache).__name__}")
