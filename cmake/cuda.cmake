@@ -22,9 +22,10 @@ function(rnnfast_add_emulator)
 endfunction()
 
 # rnnfast_emulated_sources(<target> FAST|CHECKED <kernel sources>): compiles them for the emulator and links them and
-# its run time to the target. CHECKED has the compiler report each access of memory to csrc/cuda/emulate/access.cpp, by the
-# calls that it makes for -fsanitize=thread; the library that belongs to them is not linked. -O1 and no vectors, so that
-# an access in the source stays one. With RNNFAST_SANITIZE, whose instrumentation excludes that one, CHECKED is FAST.
+# its run time to the target. CHECKED has the compiler report each access of memory to csrc/cuda/emulate/access.cpp,
+# by the calls that it makes for -fsanitize=thread; the library that belongs to them is not linked. -O1 and no
+# vectors, so that an access in the source stays one. With RNNFAST_SANITIZE, whose instrumentation excludes that one,
+# CHECKED is FAST.
 function(rnnfast_emulated_sources target kind)
   rnnfast_add_emulator()
   set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX)
