@@ -13,6 +13,8 @@ sh scripts/preflight.sh "$python"
 # The GPU kernels run on the CPU too, for the tests; RNNFAST_CUDA=ON builds them for a GPU, OFF leaves them out.
 SKBUILD_CMAKE_DEFINE="${SKBUILD_CMAKE_DEFINE:+$SKBUILD_CMAKE_DEFINE;}RNNFAST_CUDA=${RNNFAST_CUDA:-EMULATE}"
 export SKBUILD_CMAKE_DEFINE
+# What the emulator reports has the line of the source, if pip leaves it in.
+export SKBUILD_INSTALL_STRIP=false
 
 # pip's output is long, and of interest only when it failed.
 offline="connection(error| broken| refused|pool)|network is unreachable|name resolution|getaddrinfo|timed out"
