@@ -94,9 +94,11 @@ class Layer(Freezable, nn.RNNBase):
         rows, given = net.num_layers * net.directions, Given()
         expected: tuple[Any, ...] = (rows, self.hidden_size)
         if is_packed:
+            if input.batch_sizes.dtype is not torch.int64:
+                return f"batch_sizes are {input.batch_sizes.dtype}"
             if lengths is not None or reset is not None:
                 raise ValueError("lengths and reset need a padded tensor, got a PackedSequence")
-            given, expected = Given(input.batch_sizes), (rows, int(input.batch_sizes[0]), self.hidden_size)
+            given, expected = Given(input.batch_sizes.contiguous()), (rows, int(input.batch_sizes[0]), self.hidden_size)
         elif axes == 3:
             if self.batch_first:
                 net = net._replace(form="batch first")

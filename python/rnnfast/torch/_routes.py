@@ -49,10 +49,10 @@ def unusable(net: Network, x: Tensor, state: Sequence[Tensor], weights: Sequence
                 return f"its parameters are {_name(dtype)} and {_name(tensor.dtype)}"
             if tensor.shape != shape:
                 return f"a parameter has shape {tuple(tensor.shape)} instead of {shape}"
-            if not (tensor.is_cpu or meta and tensor.is_meta) or tensor.layout is not torch.strided:
+            if not (tensor.is_meta if meta else tensor.is_cpu) or tensor.layout is not torch.strided:
                 return _whereabouts(tensor)
     for tensor in (x, *state):
-        if not (tensor.is_cpu or meta and tensor.is_meta) or tensor.layout is not torch.strided:
+        if not (tensor.is_meta if meta else tensor.is_cpu) or tensor.layout is not torch.strided:
             return _whereabouts(tensor)
     return None
 
