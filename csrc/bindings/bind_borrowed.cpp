@@ -57,7 +57,7 @@ struct BorrowedInput {
 // array at its address has what `find` finds, whoever holds a copy does not.
 template <class T, class E>
 struct BorrowedCache {
-  std::unique_ptr<RnnCache<T, E>> cache;  // null once it is used
+  std::shared_ptr<RnnCache<T, E>> cache;  // null once it is used; shared with the passes that run
   uint8_t place = 0;
 
   BorrowedCache() { all()[&place] = this; }
@@ -133,7 +133,7 @@ class BorrowedRnn {
     config.dropout = dropout;
     auto cache = keep ? std::make_unique<Cache>() : nullptr;
     without_gil([&] {
-      if (keep) cache->cache = std::make_unique<RnnCache<T, E>>(in.layout);
+      if (keep) cache->cache = std::make_shared<RnnCache<T, E>>(in.layout);
       rnn_forward<T, E>(config, from.data(), std::move(packed), in, first, out, keep ? cache->cache.get() : nullptr,
                         {seed, 0}, threads);
     });
@@ -142,27 +142,26 @@ class BorrowedRnn {
     return py::array_t<uint8_t>({1}, {1}, place, py::cast(std::move(cache)));
   }
 
-  // The cache whose place is at this address, if it can still be used.
-  static bool has(uintptr_t place) { return find(place) != nullptr; }
-
-  // Writes the gradients of weights, dx (dense) and dstate0.
-  void backward(uintptr_t place, const Borrowed& dy, const Addresses& dstate_n, uintptr_t dx, const Addresses& dstate0,
+  // Writes the gradients of weights, dx (dense) and dstate0; false, and nothing is written, where there is no cache any
+  // more at this place.
+  bool backward(uintptr_t place, const Borrowed& dy, const Addresses& dstate_n, uintptr_t dx, const Addresses& dstate0,
                 const Addresses& gradients, bool keep, int threads) const {
     Cache* of = find(place);
-    if (of == nullptr) throw py::value_error("cache is in use by another thread, or used");
-    RnnCache<T, E>& cache = *of->cache;
-    const std::unique_ptr<RnnCache<T, E>> used = keep ? nullptr : std::move(of->cache);
+    if (of == nullptr) return false;
+    const std::shared_ptr<RnnCache<T, E>> cache = keep ? of->cache : std::move(of->cache);
+    const bool whole = keep || cache.use_count() > 1;  // a pass of another thread still reads it
     const std::vector<RnnGradients<T>> to = weights_of<RnnGradients<T>, T>(gradients);
     RnnBackward<T> io{};
     io.dy = pointer<const T>(dy.address), io.dy_strides = strides(dy);
-    io.dx = pointer<T>(dx), io.dx_strides = dense(config_.input, cache.schedule.steps(), cache.schedule.batch());
+    io.dx = pointer<T>(dx), io.dx_strides = dense(config_.input, cache->schedule.steps(), cache->schedule.batch());
     fill_states(io.dstate_n, dstate_n);
     fill_states(io.dstate0, dstate0);
     io.gradients = to.data();
     without_gil([&] {
       clear(to);
-      rnn_backward<T, E>(cache, io, keep, threads);
+      rnn_backward<T, E>(*cache, io, whole, threads);
     });
+    return true;
   }
 
  private:
@@ -238,7 +237,6 @@ void bind_type(py::module_& m, const std::string& suffix) {
       .def("forward", &Rnn::forward, py::arg("weights"), py::arg("input"), py::arg("state0"), py::arg("y"),
            py::arg("state_n"), py::arg("keep"), py::arg("dropout"), py::arg("seed"), py::arg("packed"),
            py::arg("threads"))
-      .def_static("has", &Rnn::has, py::arg("place"))
       .def("backward", &Rnn::backward, py::arg("place"), py::arg("dy"), py::arg("dstate_n"), py::arg("dx"),
            py::arg("dstate0"), py::arg("gradients"), py::arg("keep"), py::arg("threads"));
 }

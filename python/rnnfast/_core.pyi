@@ -240,8 +240,6 @@ class BorrowedRnn32:
         packed: PackedRnn32 | None,
         threads: int,
     ) -> NDArray[np.uint8] | None: ...
-    @staticmethod
-    def has(place: int) -> bool: ...
     def backward(
         self,
         place: int,
@@ -252,7 +250,7 @@ class BorrowedRnn32:
         gradients: list[int],
         keep: bool,
         threads: int,
-    ) -> None: ...
+    ) -> bool: ...
 
 class BorrowedCache64:
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by BorrowedRnn64 alone
@@ -276,8 +274,6 @@ class BorrowedRnn64:
         packed: PackedRnn64 | None,
         threads: int,
     ) -> NDArray[np.uint8] | None: ...
-    @staticmethod
-    def has(place: int) -> bool: ...
     def backward(
         self,
         place: int,
@@ -288,7 +284,7 @@ class BorrowedRnn64:
         gradients: list[int],
         keep: bool,
         threads: int,
-    ) -> None: ...
+    ) -> bool: ...
 
 class BorrowedCacheBf16:
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by BorrowedRnnBf16 alone
@@ -312,8 +308,6 @@ class BorrowedRnnBf16:
         packed: PackedRnnBf16 | None,
         threads: int,
     ) -> NDArray[np.uint8] | None: ...
-    @staticmethod
-    def has(place: int) -> bool: ...
     def backward(
         self,
         place: int,
@@ -324,7 +318,7 @@ class BorrowedRnnBf16:
         gradients: list[int],
         keep: bool,
         threads: int,
-    ) -> None: ...
+    ) -> bool: ...
 
 # --- bind_ops.cpp
 

@@ -15,8 +15,8 @@ import torch
 from .. import _core
 
 __all__ = [
-    "INTEGERS", "Given", "Network", "Wants", "addresses_of", "backward", "core_of", "forward", "is_alive",
-    "output_shapes", "split", "steps_and_batch", "weight_shapes",
+    "INTEGERS", "Given", "Network", "Wants", "addresses_of", "backward", "core_of", "forward", "output_shapes",
+    "split", "steps_and_batch", "weight_shapes",
 ]  # fmt: skip
 
 Tensor = Any  # torch.Tensor, which type checkers may have to do without
@@ -151,11 +151,6 @@ def forward(
     return (y, *states, torch.from_numpy(place)) if keep else (y, *states)
 
 
-def is_alive(net: Network, cache: Tensor) -> bool:
-    """Whether backward can use this cache."""
-    return bool(core_of(net).has(cache.data_ptr()))
-
-
 class Wants(NamedTuple):
     """Which gradients are wanted; of weights all or none."""
 
@@ -171,8 +166,6 @@ def backward(
     """(dx, the gradients of the initial states, those of the weights), None where none is wanted. A gradient of y or of
     a last state may be None, which is zeros."""
     core = core_of(net)
-    if not is_alive(net, cache):
-        cache, keep = forward(net, given, x, state, weights, True)[-1], False
     if dy is not None:
         dy = _in_rows(net, dy)
     ends_early = given.lengths is not None and net.form != "packed"
@@ -187,16 +180,17 @@ def backward(
     ends = [None if d is None else d.contiguous() for d in dstate]
     if net.form == "step":
         ends.insert(0, None)
-    core.backward(
-        cache.data_ptr(),
+    rest = (
         _borrowed(dy),
         [_address(d) for d in ends],
         _address(dx),
         [_address(d) for d in starts],
         [_address(g) for g in grads] if wants.weights else [0] * len(grads),
-        keep,
-        torch.get_num_threads(),
     )
+    threads = torch.get_num_threads()
+    if not core.backward(cache.data_ptr(), *rest, keep, threads):  # a copy of the cache, or another pass has used it
+        cache = forward(net, given, x, state, weights, True)[-1]
+        core.backward(cache.data_ptr(), *rest, False, threads)
     return dx, starts, grads
 
 
