@@ -68,3 +68,68 @@ def test_one_pass_keeps_the_graph_and_another_consumes_it(torch, ours):
             y = lstm(x)[0].sum()
             for found in pool.map(gradients, (y, y), (True, False)):
                 assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("what", ["hx", "weight"])
+def test_a_wrapper_subclass_anywhere_is_seen(torch, ours, what):
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    gru, x, hx = ours.GRU(3, 4), torch.randn(2, 1, 3), torch.randn(1, 1, 4)
+    weights = dict(gru.named_parameters())
+    expected = gru(x, hx)[0]
+    if what == "hx":
+        hx = TwoTensor(hx, hx)
+    else:
+        bias = weights["bias_hh_l0"].detach()
+        weights["bias_hh_l0"] = TwoTensor(bias, bias)
+    found = torch.func.functional_call(gru, weights, (x, hx))[0]
+    assert isinstance(found, TwoTensor) and torch.equal(found.a, expected)
+
+
+def test_lazy_negations_and_zeros(torch, ours):
+    for module in (ours.GRU(3, 4), ours.GRUCell(3, 4)):
+        x, hx = torch.randn(2, 3), torch.randn(1, 4)
+        if isinstance(module, ours.GRUCell):
+            hx = hx.expand(2, 4).contiguous()
+        negative, zeros = torch._neg_view, torch._efficientzerotensor
+
+        def call(x, hx, weights=None, module=module):
+            made = torch.func.functional_call(module, weights or {}, (x, hx))
+            return made[0] if isinstance(made, tuple) else made
+
+        expected = call(x, hx)
+        weights = {name: -w.detach() for name, w in module.named_parameters()}
+        assert torch.equal(call(negative(-x), hx), expected)
+        assert torch.equal(call(x, negative(-hx)), expected)
+        assert torch.equal(call(x, hx, {name: negative(w) for name, w in weights.items()}), expected)
+        assert torch.equal(call(zeros(x.shape), zeros(hx.shape)), call(torch.zeros(x.shape), torch.zeros(hx.shape)))
+        none = {name: zeros(w.shape) for name, w in weights.items()}
+        assert torch.equal(call(x, hx, none), call(x, hx, {name: 0 * w for name, w in weights.items()}))
+        dy, parameters = torch.randn(expected.shape), list(module.parameters())
+        found, wanted = (torch.autograd.grad(expected, parameters, d, retain_graph=True) for d in (negative(-dy), dy))
+        assert all(map(torch.equal, found, wanted))
+        torch.autograd.grad(expected, parameters, zeros(dy.shape))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "LSTM"])
+def test_forward_mode_is_torchs(torch, ours, name):
+    mine, theirs = pair(torch, ours, name, 3, 4)
+    x = torch.randn(2, 3)
+
+    def last(module):
+        return lambda x: module(x)[0]
+
+    for module in (mine, theirs):
+        module.requires_grad_(False)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        tangents = [torch.autograd.forward_ad.unpack_dual(last(m)(dual)).tangent for m in (mine, theirs)]
+    torch.testing.assert_close(*tangents)
+    torch.testing.assert_close(*(torch.func.jvp(last(m), (x,), (x,)) for m in (mine, theirs)))
+    torch.testing.assert_close(*(torch.func.hessian(lambda x, m=m: last(m)(x).sum())(x) for m in (mine, theirs)))
+
+
+def test_forward_mode_of_an_lstm_raises_as_torchs_does(torch, ours):
+    lstm, x = ours.LSTM(3, 4).requires_grad_(False), torch.randn(2, 3)
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward AD"):
+        lstm(torch.autograd.forward_ad.make_dual(x, x))

@@ -29,7 +29,7 @@ class Freezable:
             self._unfreeze()
             _routes.tell(self, reason)
             return
-        sources = [w.detach().contiguous() for w in weights]
+        sources = [_network.stored(w.detach()).contiguous() for w in weights]
         self._frozen = net.compute, _network.core_of(net).pack([w.data_ptr() for w in sources])
 
     def _unfreeze(self) -> None:

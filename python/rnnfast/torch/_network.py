@@ -16,7 +16,7 @@ from .. import _core
 
 __all__ = [
     "INTEGERS", "Given", "Network", "Wants", "addresses_of", "backward", "core_of", "forward", "output_shapes",
-    "split", "steps_and_batch", "weight_shapes",
+    "split", "steps_and_batch", "stored", "weight_shapes",
 ]  # fmt: skip
 
 Tensor = Any  # torch.Tensor, which type checkers may have to do without
@@ -121,7 +121,7 @@ def forward(
     cache was used, is worth nothing, and `backward` then computes forward again. `packed`: of core_of(net).pack."""
     core = core_of(net)
     steps, batch = steps_and_batch(net, x, given)
-    tokens = not x.is_floating_point()
+    x, tokens = stored(x), not x.is_floating_point()
     if given.lengths is not None:
         _check_lengths(net, given, x, steps)
     x = _in_rows(net, _tokens(net, given, x, steps) if tokens else x)
@@ -130,10 +130,10 @@ def forward(
     y = like.new_empty(shape) if given.lengths is None or net.form == "packed" else like.new_zeros(shape)
     states = [like.new_empty(state_shape) for _ in range(net.states - step)]
     call = _core.BorrowedInput(steps, batch, _borrowed(x), tokens, _address(given.lengths), _borrowed(given.reset))
-    starts = [s.contiguous() for s in state]
-    addresses = addresses_of(net, weights)
+    starts = [stored(s).contiguous() for s in state]
+    addresses = None if any(map(torch.Tensor.is_neg, weights)) else addresses_of(net, weights)
     if addresses is None:
-        sources = [w.contiguous() for w in weights]
+        sources = [stored(w).contiguous() for w in weights]
         addresses = [w.data_ptr() for w in sources]
     drops = net.dropout > 0  # which the core does for a cache alone
     place = core.forward(
@@ -167,7 +167,7 @@ def backward(
     a last state may be None, which is zeros."""
     core = core_of(net)
     if dy is not None:
-        dy = _in_rows(net, dy)
+        dy = _in_rows(net, stored(dy))
     ends_early = given.lengths is not None and net.form != "packed"
     like = weights[0]
     dx = None
@@ -177,7 +177,7 @@ def backward(
     state_shape = output_shapes(net, x, batch)[1]
     starts = [like.new_empty(state_shape) if want else None for want in wants.state]
     grads = [w.new_empty(w.shape) if wants.weights else None for w in weights]
-    ends = [None if d is None else d.contiguous() for d in dstate]
+    ends = [None if d is None else stored(d).contiguous() for d in dstate]
     if net.form == "step":
         ends.insert(0, None)
     rest = (
@@ -227,6 +227,11 @@ def _tokens(net: Network, given: Given, x: Tensor, steps: int) -> Tensor:
             wrong = low if low < 0 else high
             raise ValueError(f"input of integers must hold tokens in 0 .. {net.input_size - 1}, got {wrong}")
     return x.to(torch.int32)
+
+
+def stored(tensor: Tensor) -> Tensor:
+    """With its numbers in memory, where torch has put off negating them or has zeros that are nowhere."""
+    return tensor.resolve_neg().clone() if tensor.is_neg() or tensor._is_zerotensor() else tensor
 
 
 def _in_rows(net: Network, array: Tensor) -> Tensor:

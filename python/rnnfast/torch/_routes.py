@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from . import _autograd, _network, _operators, _transforms
 from ._network import Given, Network
@@ -16,7 +17,7 @@ __all__ = ["DTYPES", "Autocast", "autocast", "run", "tell", "unusable"]
 
 Tensor = Any
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
 _told: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
 
@@ -28,7 +29,7 @@ def run(
         way = _operators.apply
     elif torch._C._are_functorch_transforms_active():
         way = _transforms.apply
-    elif type(x) in _PLAIN and type(weights[0]) in _PLAIN and x.is_cpu:
+    elif x.is_cpu and _PLAIN.issuperset(map(type, (x, *state, *weights))):
         way = _autograd.apply
     else:
         way = _operators.apply
@@ -40,6 +41,8 @@ def unusable(net: Network, x: Tensor, state: Sequence[Tensor], weights: Sequence
     meta = weights[0].is_meta
     if not net.compute:
         return f"its parameters are {_name(weights[0].dtype)}"
+    if forward_ad._current_level >= 0:  # torch.func.jvp and hessian too
+        return "forward-mode differentiation has no kernels"
     if torch.compiler.is_compiling() or _network.addresses_of(net, weights) is None:
         dtype = weights[0].dtype
         for tensor, shape in zip(weights, _network.weight_shapes(net), strict=True):
