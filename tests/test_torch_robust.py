@@ -133,3 +133,19 @@ def test_forward_mode_of_an_lstm_raises_as_torchs_does(torch, ours):
     lstm, x = ours.LSTM(3, 4).requires_grad_(False), torch.randn(2, 3)
     with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward AD"):
         lstm(torch.autograd.forward_ad.make_dual(x, x))
+
+
+def test_lengths_and_reset_are_dense_and_beside_the_input(torch, ours):
+    gru, x = ours.GRU(3, 4), torch.randn(5, 2, 3)
+    lengths, reset = torch.tensor([5, 3]), torch.rand(5, 2) < 0.5
+    for name, value in (("lengths", lengths), ("reset", reset)):
+        for wrong in (value.to("meta"), value.to_sparse()):
+            with pytest.raises(ValueError, match=f"{name} must be a dense tensor on the device cpu, got a tensor on"):
+                gru(x, **{name: wrong})
+    expected = gru(x, lengths=lengths, reset=reset)[0]
+    with torch.device("meta"):
+        found = gru(x, lengths=lengths.tolist(), reset=reset.tolist())[0]
+    assert torch.equal(found, expected)
+    for wrong in (2**32 + 1, -(2**32) + 1):
+        with pytest.raises(ValueError, match=r"lengths must be in 0 .. 5, got"):
+            gru(x, lengths=torch.tensor([wrong, 3]))

@@ -210,14 +210,15 @@ def check_given(net: Network, x: Tensor, lengths: Any, reset: Any, unbatched: bo
     """lengths as int32 (B,), reset as x's first two axes."""
     batch = x.shape[0 if net.form == "batch first" else 1]
     if lengths is not None:
-        lengths = torch.as_tensor(lengths)
+        lengths = _dense("lengths", lengths, x)
         if lengths.dtype not in INTEGERS:
             raise TypeError(f"lengths must be integers, got dtype {lengths.dtype}")
         if lengths.shape != (batch,):
             raise ValueError(f"lengths must have shape ({batch},), got {tuple(lengths.shape)}")
-        lengths = lengths.to(torch.int32).contiguous()
+        # Far outside stays outside in int32, and is refused where the numbers are looked at.
+        lengths = lengths.long().clamp(-(2**31), 2**31 - 1).to(torch.int32).contiguous()
     if reset is not None:
-        reset = torch.as_tensor(reset)
+        reset = _dense("reset", reset, x)
         expected = x.shape[: 1 if unbatched else 2]
         if reset.dtype is not torch.bool:
             raise TypeError(f"reset must be bool, got dtype {reset.dtype}")
@@ -225,3 +226,13 @@ def check_given(net: Network, x: Tensor, lengths: Any, reset: Any, unbatched: bo
             raise ValueError(f"reset must have shape {tuple(expected)}, got {tuple(reset.shape)}")
         reset = reset.unsqueeze(1) if unbatched else reset
     return Given(lengths, reset)
+
+
+def _dense(name: str, given: Any, x: Tensor) -> Tensor:
+    """What is no tensor becomes one beside x, whatever the default device is; a tensor must be there already."""
+    if not isinstance(given, torch.Tensor):
+        return torch.as_tensor(given, device=x.device)
+    if given.device != x.device or given.layout is not torch.strided:
+        came = f"a tensor on the device {given.device} with the layout {str(given.layout).removeprefix('torch.')}"
+        raise ValueError(f"{name} must be a dense tensor on the device {x.device}, got {came}")
+    return given
