@@ -3,6 +3,7 @@ concurrent passes, copies of changed and frozen modules."""
 
 from __future__ import annotations
 
+import copy
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -149,3 +150,52 @@ def test_lengths_and_reset_are_dense_and_beside_the_input(torch, ours):
     for wrong in (2**32 + 1, -(2**32) + 1):
         with pytest.raises(ValueError, match=r"lengths must be in 0 .. 5, got"):
             gru(x, lengths=torch.tensor([wrong, 3]))
+
+
+def parametrized(torch, kind):
+    return torch.nn.utils.parametrizations.weight_norm(kind(3, 4), "weight_hh_l0")
+
+
+@pytest.mark.parametrize("only_norm", [False, True])
+def test_a_frozen_module_takes_what_is_loaded_or_passed(torch, ours, only_norm):
+    x = torch.randn(2, 1, 3)
+    for make in (lambda: ours.LSTM(3, 4), lambda: parametrized(torch, ours.LSTM)):
+        frozen, other = ours.freeze(make()), make()
+        own, given = dict(frozen.named_parameters()), dict(other.named_parameters())
+        if only_norm:
+            name = list(own)[-1]
+            given = {**own, name: given[name]}
+            other.load_state_dict(given)
+        with torch.no_grad():
+            before, expected = frozen(x)[0], other(x)[0]
+            assert not torch.equal(before, expected)
+            assert torch.equal(torch.func.functional_call(frozen, given, (x,))[0], expected)
+            assert torch.equal(frozen(x)[0], before)
+            frozen.load_state_dict(other.state_dict())
+            assert torch.equal(frozen(x)[0], expected)
+            frozen.load_state_dict(other.state_dict())
+            assert torch.equal(torch.compile(frozen, fullgraph=True, backend="eager")(x)[0], expected)
+            assert torch.equal(frozen(x)[0], expected)
+            next(frozen.parameters()).zero_()
+            assert torch.equal(frozen(x)[0], expected)  # packed again, and so not seen
+
+
+def test_copies_of_frozen_and_accelerated_parametrized_modules(torch, ours):
+    x = torch.randn(2, 1, 3)
+    frozen = ours.freeze(parametrized(torch, ours.LSTM))
+    copied = copy.deepcopy(frozen)
+    assert frozen._frozen is not None and copied._frozen is None
+    with torch.no_grad():
+        assert torch.equal(copied(x)[0], frozen(x)[0])
+    module = parametrized(torch, torch.nn.LSTM)
+    copied = copy.deepcopy(module)
+    ours.accelerate(module)
+    assert isinstance(module, ours.LSTM) and not isinstance(copied, ours.LSTM)
+    torch.testing.assert_close(module(x)[0], copied(x)[0])
+    ours.accelerate(copied)
+    module.compute_dtype = "bfloat16"
+    ours.restore(ours.freeze(module))
+    assert isinstance(copied, ours.LSTM) and not isinstance(module, ours.LSTM)
+    assert not {"_frozen", "compute_dtype"} & vars(module).keys()
+    torch.nn.utils.parametrize.remove_parametrizations(copied, "weight_hh_l0")
+    assert type(copied) is ours.LSTM

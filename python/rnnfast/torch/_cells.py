@@ -101,11 +101,6 @@ class Cell(Freezable, nn.RNNCellBase):
         own = "" if self.compute_dtype is None else f", compute_dtype={self.compute_dtype}"
         return str(super().extra_repr()) + own
 
-    def __getstate__(self) -> Any:
-        state = self.__dict__.copy()
-        state.pop("_frozen", None)
-        return state
-
 
 class RNNCell(Cell, nn.RNNCell):
     """torch.nn.RNNCell (tanh or relu) on rnnfast's kernels."""

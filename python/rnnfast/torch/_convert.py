@@ -53,9 +53,10 @@ def freeze(model: Model) -> Model:
     """Packs the weights of every module of rnnfast.torch in `model`, for serving, and returns `model`.
 
     Until `unfreeze` calls use the weights of this moment: later changes are not seen, but for `load_state_dict` and
-    `.to`, which pack again. A call that would record gradients of the weights raises RuntimeError, so call under
-    torch.no_grad() or torch.inference_mode(). Calls for gradients of the inputs alone, compiled graphs and torch.func
-    take the weights as they are. Copies and pickles are not frozen.
+    `.to`, after which the next call packs again. A call that would record gradients of the weights raises RuntimeError,
+    so call under torch.no_grad() or torch.inference_mode(). Calls for gradients of the inputs alone, under autocast,
+    with other parameters by torch.func.functional_call, compiled graphs and torch.func take the weights as they are.
+    Copies and pickles are not frozen.
     """
     for module in _modules(model, "freeze"):
         if isinstance(module, (Layer, Cell)):
@@ -83,7 +84,8 @@ def _change(module: Any, classes: dict[Any, Any]) -> bool:
         module.__class__ = classes[kind]
         return True
     if torch.nn.utils.parametrize.is_parametrized(module) and kind.__bases__[0] in classes:
-        # A parametrized module has a class of its own, made for it, with the parametrized names as properties.
-        kind.__bases__ = (classes[kind.__bases__[0]],)
+        # A parametrized module has a class with the parametrized names as properties, which its copies share.
+        own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+        module.__class__ = type(kind.__name__, (classes[kind.__bases__[0]],), own)
         return True
     return False

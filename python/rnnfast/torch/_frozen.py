@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -11,10 +12,21 @@ from . import _network, _routes
 __all__ = ["Freezable"]
 
 
+class _Pack:
+    """Packed weights and what they are of; a copy or pickle of it is None, so that those of a module are not frozen."""
+
+    def __init__(self, compute: str, weights: Any, sources: list[Any]) -> None:
+        self.compute, self.weights = compute, weights
+        self.sources: list[Any] | None = sources  # None where they have been written since
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
 class Freezable:
     """A module with `_network(dtype)` and `_current_weights()`."""
 
-    _frozen: Any = None  # (what it computes in, packed weights)
+    _frozen: _Pack | None = None
 
     def _freeze(self) -> None:
         weights = self._current_weights()  # type: ignore[attr-defined]
@@ -29,8 +41,9 @@ class Freezable:
             self._unfreeze()
             _routes.tell(self, reason)
             return
-        sources = [_network.stored(w.detach()).contiguous() for w in weights]
-        self._frozen = net.compute, _network.core_of(net).pack([w.data_ptr() for w in sources])
+        dense = [_network.stored(w.detach()).contiguous() for w in weights]
+        packed = _network.core_of(net).pack([w.data_ptr() for w in dense])
+        self._frozen = _Pack(net.compute, packed, self._sources())
 
     def _unfreeze(self) -> None:
         self.__dict__.pop("_frozen", None)
@@ -43,15 +56,31 @@ class Freezable:
             raise RuntimeError(
                 f"this {type(self).__name__} is frozen: call it under torch.no_grad(), or rnnfast.torch.unfreeze it"
             )
-        return self._frozen[1] if self._frozen[0] == compute else None
+        if torch.compiler.is_compiling():
+            return None  # an operator has no room for them
+        if self._frozen.sources is None:
+            self._freeze()
+        pack = self._frozen
+        # torch.func.functional_call puts others in the parameters' place.
+        if pack is None or pack.compute != compute or not all(map(operator.is_, pack.sources or (), self._sources())):
+            return None
+        return pack.weights
+
+    def _sources(self) -> list[Any]:
+        """The parameters themselves, also those that a parametrization computes weights from."""
+        modules = self._modules  # type: ignore[attr-defined]
+        own = list(self._parameters.values())  # type: ignore[attr-defined]
+        return [*own, *modules["parametrizations"].parameters()] if "parametrizations" in modules else own
+
+    def _stale(self) -> None:
+        if self._frozen is not None:
+            self._frozen.sources = None  # packed again by the next call: what computes weights may not be loaded yet
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         result = super()._apply(fn, recurse)  # type: ignore[misc]
-        if self._frozen is not None:
-            self._freeze()
+        self._stale()
         return result
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)  # type: ignore[misc]
-        if self._frozen is not None:
-            self._freeze()
+        self._stale()

@@ -154,11 +154,6 @@ class Layer(Freezable, nn.RNNBase):
         own = "" if self.compute_dtype is None else f", compute_dtype={self.compute_dtype}"
         return str(super().extra_repr()) + own
 
-    def __getstate__(self) -> Any:
-        state = super().__getstate__()
-        state.pop("_frozen", None)
-        return state
-
 
 class RNN(Layer, nn.RNN):
     """torch.nn.RNN (tanh or relu) on rnnfast's kernels; `compute_dtype="bfloat16"` multiplies bf16 pairs."""
