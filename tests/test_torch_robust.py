@@ -199,3 +199,23 @@ def test_copies_of_frozen_and_accelerated_parametrized_modules(torch, ours):
     assert not {"_frozen", "compute_dtype"} & vars(module).keys()
     torch.nn.utils.parametrize.remove_parametrizations(copied, "weight_hh_l0")
     assert type(copied) is ours.LSTM
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batched_cotangents(torch, ours, name):
+    functional, module, x = torch.autograd.functional, getattr(ours, name)(3, 4), torch.randn(2, 3, dtype=torch.float64)
+    module.double()
+
+    def outputs(x):
+        return module(x)[0]
+
+    one_by_one, at_once = (functional.jacobian(outputs, x, vectorize=v) for v in (False, True))
+    torch.testing.assert_close(at_once, one_by_one)
+    one_by_one, at_once = (functional.hessian(lambda x: outputs(x).sum(), x, vectorize=v) for v in (False, True))
+    torch.testing.assert_close(at_once, one_by_one)
+    made = outputs(x)
+    weights, cotangents = list(module.parameters()), torch.randn(5, *made.shape, dtype=torch.float64)
+    found = torch.autograd.grad(made, weights, cotangents, retain_graph=True, is_grads_batched=True)
+    for i in range(5):
+        expected = torch.autograd.grad(made, weights, cotangents[i], retain_graph=True)
+        torch.testing.assert_close([f[i] for f in found], list(expected))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import _network
+from . import _network, _plain
 from ._network import Given, Network, Wants
 from ._transforms import differentiable_backward
 
@@ -57,7 +57,10 @@ class _Function(torch.autograd.Function):
         state, weights = tuple(tensors[:states]), tuple(tensors[states:])
         need = ctx.needs_input_grad
         wants = Wants(need[2], tuple(need[3 : 3 + states]), any(need[3 + states :]))
-        if torch.is_grad_enabled():  # the backward pass is to be differentiated
+        if any(d is not None and torch._C._functorch.is_legacy_batchedtensor(d) for d in (dy, *dstate)):
+            # is_grads_batched, which jacobian(vectorize=True) uses: no numbers to point at, and no rule to be called.
+            dx, starts, grads = _plain.backward(net, given, x, state, weights, dy, dstate, wants)
+        elif torch.is_grad_enabled():  # the backward pass is to be differentiated
             dx, starts, grads = differentiable_backward(net, given, x, state, weights, cache, dy, dstate, wants)
         else:
             dx, starts, grads = _network.backward(

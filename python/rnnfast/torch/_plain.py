@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from .. import reference_ops
-from ._network import Given, Network, Wants, steps_and_batch
+from ._network import Given, Network, Wants, split, steps_and_batch
 
-__all__ = ["forward", "second_backward"]
+__all__ = ["backward", "forward", "second_backward"]
 
 Tensor = Any
 
@@ -57,6 +57,30 @@ def forward(
     if net.form == "step":
         return tuple(s[0] for s in ends)
     return x.transpose(0, 1) if net.form == "batch first" else x, *ends
+
+
+def backward(
+    net: Network, given: Given, x: Tensor, state: tuple[Tensor, ...], weights: tuple[Tensor, ...],
+    dy: Tensor | None, dstate: tuple[Tensor | None, ...], wants: Wants,
+) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:  # fmt: skip
+    """As _network.backward, with a graph where gradients are enabled; any kind of cotangents."""
+    graph, tensors = torch.is_grad_enabled(), (x, *state, *weights)
+    wanted = (wants.x, *wants.state, *([wants.weights] * len(weights)))
+    with torch.enable_grad():
+        if not graph:
+            tensors = tuple(t.detach().requires_grad_(want) for t, want in zip(tensors, wanted, strict=True))
+        made = forward(net, given, tensors[0], tensors[1 : 1 + len(state)], tensors[1 + len(state) :])
+    pairs = [(m, d) for m, d in zip(made, (dy, *dstate), strict=True) if d is not None]
+    places = [i for i, (t, want) in enumerate(zip(tensors, wanted, strict=True)) if want and t.requires_grad]
+    found: list[Tensor | None] = [None] * len(tensors)
+    outputs, cotangents = zip(*pairs, strict=True)
+    for i, gradient in zip(
+        places,
+        torch.autograd.grad(outputs, [tensors[i] for i in places], cotangents, create_graph=graph, allow_unused=True),
+        strict=True,
+    ):
+        found[i] = gradient
+    return split(found, wants, len(state))
 
 
 def second_backward(
