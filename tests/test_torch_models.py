@@ -117,35 +117,6 @@ def test_writes_of_weights_are_seen(torch, ours, name):
             module(x)
 
 
-@pytest.mark.parametrize("old", [True, False])
-@pytest.mark.filterwarnings("ignore")  # weight_norm of old is deprecated
-def test_weight_norm_and_tied_weights(torch, ours, old):
-    norm = torch.nn.utils.weight_norm if old else torch.nn.utils.parametrizations.weight_norm
-    made = []
-    for _ in range(2):
-        torch.manual_seed(1)
-        made.append(norm(torch.nn.LSTM(3, 4), "weight_hh_l0"))
-    mine, theirs = made
-    kind = type(mine)
-    ours.accelerate(mine)
-    assert isinstance(mine, ours.LSTM)
-    x = torch.randn(5, 2, 3)
-    for module in (mine, theirs):
-        module(x)[0].square().sum().backward()
-    torch.testing.assert_close(mine(x)[0], theirs(x)[0])
-    for (name, a), (_, b) in zip(mine.named_parameters(), theirs.named_parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, msg=name)
-    ours.restore(mine)
-    assert type(mine).__mro__[1:] == kind.__mro__[1:] and not isinstance(mine, ours.LSTM)
-
-    mine, theirs = ours.GRU(4, 4, 2), torch.nn.GRU(4, 4, 2)
-    theirs.load_state_dict(mine.state_dict())
-    for module in (mine, theirs):
-        module.weight_hh_l1 = module.weight_hh_l0
-        module(torch.ones(5, 2, 4))[0].square().sum().backward()
-    torch.testing.assert_close(mine.weight_hh_l0.grad, theirs.weight_hh_l0.grad)
-
-
 def test_freeze(torch, ours):
     model = ours.accelerate(torch.nn.Sequential(torch.nn.LSTM(3, 4, 2), torch.nn.Identity()))
     x, lstm = torch.randn(5, 2, 3), model[0]
