@@ -131,7 +131,8 @@ def torch_backend(doc):
             costs.append(f"{report.duration(found[len(found) // 2])} ({mode.replace('+', ' and ')})")
     about = "How many times as long torch.nn takes for the same, both through PyTorch."
     if costs:
-        about += f" Around the kernels, over the same call of the NumPy layers, PyTorch costs {', '.join(costs)}."
+        about += f" Around the kernels PyTorch costs {', '.join(costs)}: by how much the medians of tiny layers are"
+        about += " above those of the NumPy layers with the same weights and input; of all these, the median."
     versions = f"torch {doc['info']['torch']}, {where(doc['info'], doc['date'])}"
     return "\n\n".join([about, tables.markdown(head, lines), versions])
 

@@ -222,7 +222,7 @@ def test_readme_is_written_and_checked(tmp_path, capsys):
     assert "2.00 s, 2.00 ×" in text and "| not reached |" in text and "| 2,048 MiB |" in text
     assert "| GRU, 2 layers | 4 MiB, 250 ms |" in text
     assert "| GRU 9 × 8, 7 | 2.00 (1.00) | small / step | 5.00 (2.00) | 4.00 (3.00) | 2.5 |" in text
-    assert "PyTorch costs 12.5 µs (forward)." in text
+    assert "PyTorch costs 12.5 µs (forward): " in text
     assert re.search(r"\| forward \| 2 +\| 2 +\| 4.00 × +\| 2.00 ×, lstm/T1 +\|", text)
     assert re.search(r"\| `import rnnfast`, beyond `import numpy` \| 51 ms +\|", text)
     assert re.search(r"\| fast: LSTM 1 × 256, 0.35 M parameters \| 11 s +\| 21 s +\| not reached", text)
