@@ -35,11 +35,11 @@ fresh() { [ -f "$venv/.stamp-$1" ] && [ "$(cat "$venv/.stamp-$1")" = "$2" ]; }
 stamp() { echo "$2" >"$venv/.stamp-$1"; }
 
 requirements() {
-    print=$(cat "requirements/$1.txt" requirements/torch.txt | cksum)
-    fresh "$1" "$print" && return
+    pins=$(cat "requirements/$1.txt" requirements/torch.txt | cksum)
+    fresh "$1" "$pins" && return
     echo "setup: installing requirements/$1.txt" >&2
     pip_install -r "requirements/$1.txt"
-    stamp "$1" "$print"
+    stamp "$1" "$pins"
 }
 
 # With a CMake on the system the build goes on where the last one stopped. Without, pip fetches one for this build only.
