@@ -422,3 +422,28 @@ print(failed, done)
 """
     failed, done = map(int, in_python(code).split())
     assert failed > 5 and done > 1
+
+
+def test_a_pass_that_uses_the_cache_up_leaves_it_to_one_that_still_reads_it():
+    layer = rnnfast.LSTM(32, 128, seed=0)
+    x = np.random.default_rng(0).standard_normal((100, 8, 32)).astype(np.float32)
+    y, _, cache = layer.forward(x)
+    expected, _ = layer.backward(y, None, cache)
+    for _ in range(10):
+        _, _, cache = layer.forward(x)
+        found = {}
+
+        def run(keep, cache=cache, found=found):
+            try:
+                found[keep] = layer.backward(y, None, cache, keep_cache=keep)[0]
+            except ValueError:  # it came too late
+                found[keep] = None
+
+        threads = [threading.Thread(target=run, args=(keep,)) for keep in (True, False)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.0005)
+        for thread in threads:
+            thread.join()
+        np.testing.assert_array_equal(found[False], expected)
+        assert found[True] is None or np.array_equal(found[True], expected)

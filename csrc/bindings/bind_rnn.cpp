@@ -28,7 +28,7 @@ const T* states_or_null(const OptionalArrays<T>& states, int k) {
 // A layer's cache as Python sees it: opaque, used once unless kept.
 template <class T, class E>
 struct Cache {
-  std::unique_ptr<RnnCache<T, E>> cache;  // null once it is used
+  std::shared_ptr<RnnCache<T, E>> cache;  // null once it is used; shared with the passes that run
   bool batch_first = false, one_hot = false;
 };
 
@@ -89,7 +89,7 @@ class Rnn {
     auto cache = std::make_unique<Cache<T, E>>();
     cache->batch_first = batch_first, cache->one_hot = tokens.has_value();
     without_gil([&] {
-      if (keep) cache->cache = std::make_unique<RnnCache<T, E>>(in.layout);
+      if (keep) cache->cache = std::make_shared<RnnCache<T, E>>(in.layout);
       rnn_forward<T, E>(config, weights_.data(), std::move(packed), in, state, out, cache->cache.get(), {seed, step},
                         threads);
     });
@@ -101,8 +101,9 @@ class Rnn {
   py::tuple backward(Cache<T, E>& of, const std::optional<Array<T>>& dy, const OptionalArrays<T>& dstate, bool want_dx,
                      bool want_dstate0, bool keep, int threads) const {
     if (of.cache == nullptr) throw py::value_error("cache is in use by another thread, or used");
-    RnnCache<T, E>& cache = *of.cache;
-    const std::unique_ptr<RnnCache<T, E>> used = keep ? nullptr : std::move(of.cache);
+    const std::shared_ptr<RnnCache<T, E>> shared = keep ? of.cache : std::move(of.cache);
+    const bool whole = keep || shared.use_count() > 1;  // a pass of another thread still reads it
+    RnnCache<T, E>& cache = *shared;
     const Schedule& schedule = cache.schedule;
     const int64_t steps = schedule.steps(), batch = schedule.batch();
     const auto time = [&](int64_t n) { return of.batch_first ? n : n * batch; };
@@ -111,7 +112,7 @@ class Rnn {
     RnnBackward<T> io{};
     io.dy = data_or_null(dy), io.dy_strides = {time(out_width), row(out_width)};
     py::object dx = py::none();
-    T* over_x = keep || of.batch_first || !want_dx ? nullptr : place_for_dx(cache);
+    T* over_x = whole || of.batch_first || !want_dx ? nullptr : place_for_dx(cache);
     if (over_x != nullptr) {
       io.dx = over_x, io.dx_strides = {time(config_.input), row(config_.input)};
     } else if (want_dx && !of.one_hot) {
@@ -129,7 +130,7 @@ class Rnn {
       dstates[static_cast<size_t>(k)] = std::move(first);
     }
     io.gradients = gradients_.data();
-    without_gil([&] { rnn_backward<T, E>(cache, io, keep, threads); });
+    without_gil([&] { rnn_backward<T, E>(cache, io, whole, threads); });
     if constexpr (std::is_same_v<T, E>) {
       if (over_x != nullptr) dx = array_of(std::move(cache.x), {steps, batch, config_.input});
     }
