@@ -266,3 +266,13 @@ def test_nbytes_of_a_cache():
         layer.backward(y, None, cache)
         assert cache.nbytes == 0
     assert sizes[1] > 4 * sizes[0] - 100_000 and sizes[1] > sizes[0]
+
+
+def test_no_rows_give_no_gradient():
+    layer = rnnfast.Linear(300, 400, seed=0)
+    for rows in (300, 0):  # the first leaves its scratch to the second
+        y, cache = layer.forward(np.ones((rows, 300), np.float32))
+        layer.zero_grad()
+        layer.backward(np.ones_like(y), cache)
+    assert not layer.grads["weight"].any()
+    assert not layer.grads["bias"].any()

@@ -182,8 +182,9 @@ void weight_gradient(const WeightGradientArgs<T, E>& g, Span panels, Span inputs
   const int width = g.n == 1 ? kMaxTilePanels : 1;  // panels at a time
   WeightTile<T, E> t;
   t.out_panel = out_panel;
-  for (int64_t end = g.rows, row0; end > 0; end = row0) {  // the last block first, as backward makes them
-    row0 = (end - 1) / kSumBlock * kSumBlock;
+  int64_t end = g.rows, row0;
+  do {  // the last block first, as backward makes them; without rows an empty one, whose sums are zeros
+    row0 = end > 0 ? (end - 1) / kSumBlock * kSumBlock : 0;
     const int64_t rows = end - row0;
     t.count = (rows + R - 1) / R;
     int packed_for = 0;
@@ -217,7 +218,8 @@ void weight_gradient(const WeightGradientArgs<T, E>& g, Span panels, Span inputs
       }
       if (team_stopped(team)) return;
     }
-  }
+    end = row0;
+  } while (end > 0);
 }
 
 // Number i of a row of operands, and the first `count` numbers of a vector of them.
