@@ -97,8 +97,8 @@ void LinearGradients<T>::commit(T* dweight, T* dbias, const Team& team) const {
   const Span panels = part_of(panels_, team.id, team.count);
   const Run run = PackedLinear<T>::run;
   if (dweight != nullptr)
-    k.add_gradient({dw_.data(), lanes_, in_ * lanes_}, out_, in_, nullptr, in_, run, dweight, panels);
-  if (dbias != nullptr) k.add_gradient({sums_.data(), 0, lanes_}, out_, 1, nullptr, 1, run, dbias, panels);
+    k.add_gradient({dw_.data(), lanes_, in_ * lanes_, false}, out_, in_, nullptr, in_, run, dweight, panels);
+  if (dbias != nullptr) k.add_gradient({sums_.data(), 0, lanes_, false}, out_, 1, nullptr, 1, run, dbias, panels);
 }
 
 template <class T>

@@ -67,7 +67,7 @@ ThreadScratch<T, E>::ThreadScratch(const Plan& plan, const CellShape& cell, int6
   chunk_rows_ = inputs ? std::max(chunk_rows_, std::min<int64_t>(plan.batch, rows)) : 0;
   pre_ = Buffer<T>(chunk_rows_ * plan.panels * cell.pre_activations * k.lanes);
   step_rows_ = Buffer<unsigned char>(plan.batch * k.step_row_bytes);
-  x_rows_ = Buffer<const E*>(chunk_rows_);
+  x_rows_ = Buffer<const E*>(std::max(chunk_rows_, unpacked ? plan.batch : 0));
   if (unpacked) weights_ = Buffer<E>(kUnpackedBytes / static_cast<int64_t>(sizeof(E)));
 }
 

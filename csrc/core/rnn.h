@@ -34,6 +34,8 @@ struct RnnConfig {
   int layers, directions;
   double dropout;  // on the output of every layer but the last, in training
   bool recompute;  // caches do without the saved values; backward runs forward again to have them
+  // The caller's weights stay as they are until backward, which gets them again: a call of one step copies none.
+  bool weights_stay;
   int64_t input_of(int layer) const { return layer == 0 ? input : directions * hidden; }
 };
 
@@ -97,7 +99,7 @@ struct RnnOutput {
 };
 
 // Everything that backward needs. It owns all of it, so any number of caches may be alive and no array of the caller
-// is looked at again.
+// is looked at again, but for weights that stay.
 template <class T, class E = T>
 struct RnnCache {
   explicit RnnCache(const BatchLayout& layout) : schedule(layout) {}
@@ -123,6 +125,7 @@ struct RnnCache {
   Rows<const E> outputs(int layer) const;  // what the next layer reads
   size_t bytes() const;
   bool recomputes() const;
+  bool reads_weights() const;  // backward takes them where they are
   // What the forward kernel of a layer gets, but for the dense x of a call without a cache.
   ForwardArgs<T, E> forward_args(int layer, int d);
 };
@@ -151,6 +154,8 @@ struct RnnBackward {
   Strides dx_strides;
   T* dstate0[kMaxStates];  // or null
   const RnnGradients<T>* gradients;
+  bool assign;                   // gradients are not added to what is there
+  const RnnWeights<T>* weights;  // those of forward, where the configuration says that they stay; else null
 };
 
 // Where dx may be written, [T, B, I], if the cache is not kept: over the copy of x. Null where that has another layout.

@@ -63,7 +63,7 @@ class BackwardPass {
     for (int i = 0; i < std::min(config_.layers - 1, 2); ++i)
       dy_[i] = Buffer<T>(schedule_.rows() * config_.directions * config_.hidden);
     for (int i = 0; i < plan_.threads; ++i) {
-      scratch_.emplace_back(plan_, cell_, schedule_.rows(), cache.recomputes());
+      scratch_.emplace_back(plan_, cell_, schedule_.rows(), cache.recomputes(), cache.reads_weights());
       x_packed_.emplace_back(few_ ? 0 : kSumBlock * widest_input());
       packed_.emplace_back(kSame ? 0 : kMaxTilePanels * kSumBlock / 2 * kMaxPre * L_);
     }
@@ -113,6 +113,7 @@ class BackwardPass {
   const typename PackedRnn<T, E>::Layer& weights(int layer, int d) const {
     return cache_.weights->layers[static_cast<size_t>(layer * config_.directions + d)];
   }
+  const RnnWeights<T>& live(int layer, int d) const { return io_.weights[layer * config_.directions + d]; }
   // Chunks of da where it has no memory of its own, so that there need not be any for all rows. A chunk begins with a
   // block of the sums over rows, whose bits are then those of all rows at once. The reverse direction's rows lie
   // otherwise where lengths differ, and a token's rows lie anywhere. bf16 has no chunks: its da is half as large.
@@ -297,6 +298,7 @@ class BackwardPass {
     args.hidden = config_.hidden;
     args.schedule = view_of(times), args.reverse = d == 1;
     args.r = weights(layer, d).r_back.data();
+    if (cache_.reads_weights()) args.r_rows = {live(layer, d).w_hh, config_.hidden, config_.hidden, cell_.recurrent};
     args.y = {layer_of(layer).y.data() + d * config_.hidden, out_width(), nullptr};
     for (int k = 0; k < cell_.states; ++k) {
       args.state0[k] = times.begin > 0 ? before_[k].data() : at.state0[k].data();
@@ -391,7 +393,16 @@ class BackwardPass {
                     : Rows<const T>{out.base, out.stride, out.index};
     g.init_panel = d == 0 ? 0 : L_;
     g.out = out, g.out_panel = L_, g.width = width;
-    kernels<T, E>().gemm(g, rows, {0, (width + L_ - 1) / L_}, team);
+    const int64_t panels = (width + L_ - 1) / L_;
+    if (cache_.reads_weights()) {
+      // Each thread its own columns, so that weights are read once.
+      kernels<T, E>().gemm_transposed_unpacked(g, {live(layer, d).w_ih, config_.hidden, width, cell_.input},
+                                               scratch_[static_cast<size_t>(team.id)].view().weights, {0, view_.rows},
+                                               part_of(panels, team.id, team.count), team);
+      if (dropped && team_barrier(team)) return;
+    } else {
+      kernels<T, E>().gemm(g, rows, {0, panels}, team);
+    }
     if (dropped && d == config_.directions - 1)
       drop_rows(config_, schedule_, cache_.seed, cache_.step, layer - 1, times, out.base, out.base);
   }
@@ -410,29 +421,42 @@ class BackwardPass {
           if (gradients != nullptr)
             k.add_gradient(gradient, config_.hidden, columns, ids, count, run, gradients, panels);
         };
+        const auto add_products = [&](const Run& run, WeightGradientArgs<T, E> args, T* gradients) {
+          args.add = !io_.assign;
+          if (gradients != nullptr) k.add_products(args, config_.hidden, run, gradients, panels);
+        };
+        const Span rows{0, view_.rows};
+        const bool assign = io_.assign;
         if (one_hot(layer)) {
-          add(cell_.input, {at.dw.data() + cell_.input.first * L_, row_size_, cell_.pre_activations * L_}, width,
+          if (assign && to.w_ih != nullptr) clear(to.w_ih, width, panels);  // tokens that did not occur
+          add(cell_.input, {at.dw.data() + cell_.input.first * L_, row_size_, cell_.pre_activations * L_, assign}, width,
               cache_.ids.data(), cache_.ids.size(), to.w_ih);
         } else if (few_) {
-          if (to.w_ih != nullptr)
-            k.add_products(input_rows(layer, d, {0, view_.rows}), config_.hidden, cell_.input, to.w_ih, panels);
+          add_products(cell_.input, input_rows(layer, d, rows), to.w_ih);
         } else {
-          add(cell_.input, {at.dw.data(), cell_.input.count * L_, width * cell_.input.count * L_}, width, nullptr,
+          add(cell_.input, {at.dw.data(), cell_.input.count * L_, width * cell_.input.count * L_, assign}, width, nullptr,
               width, to.w_ih);
         }
         if (few_) {
-          if (to.w_hh != nullptr)
-            k.add_products(recurrent_rows(layer, d, {0, view_.rows}), config_.hidden, cell_.recurrent, to.w_hh, panels);
+          add_products(cell_.recurrent, recurrent_rows(layer, d, rows), to.w_hh);
         } else {
-          add(cell_.recurrent, {at.dr.data(), cell_.recurrent.count * L_, config_.hidden * cell_.recurrent.count * L_},
+          add(cell_.recurrent,
+              {at.dr.data(), cell_.recurrent.count * L_, config_.hidden * cell_.recurrent.count * L_, assign},
               config_.hidden, nullptr, config_.hidden, to.w_hh);
         }
-        const int64_t panel_stride = cell_.pre_activations * L_;
-        add(cell_.input, {at.sums.data() + cell_.input.first * L_, 0, panel_stride}, 1, nullptr, 1, to.b_ih);
-        add(cell_.recurrent, {at.sums.data() + cell_.recurrent.first * L_, 0, panel_stride}, 1, nullptr, 1, to.b_hh);
+        const int64_t stride = cell_.pre_activations * L_;
+        add(cell_.input, {at.sums.data() + cell_.input.first * L_, 0, stride, assign}, 1, nullptr, 1, to.b_ih);
+        add(cell_.recurrent, {at.sums.data() + cell_.recurrent.first * L_, 0, stride, assign}, 1, nullptr, 1, to.b_hh);
         copy_dstate0(index, at, part_of(schedule_.batch(), team.id, team.count));
       }
     }
+  }
+
+  // The rows of these panels' units.
+  void clear(T* gradients, int64_t width, Span panels) const {
+    const Span units{panels.begin * L_, std::min(panels.end * L_, config_.hidden)};
+    for (int gate = 0; gate < cell_.gates; ++gate)
+      std::fill_n(gradients + (gate * config_.hidden + units.begin) * width, (units.end - units.begin) * width, T(0));
   }
 
   void copy_dstate0(int64_t index, const DirectionWork<T, E>& at, Span sequences) const {

@@ -35,7 +35,8 @@ class ForwardPass {
     if (packed == nullptr) {
       const bool tokens = in.tokens != nullptr;
       fresh_ = empty_pack<T, E>(
-          config, {tokens ? cache.ids.size() : config.input, !tokens && !unpacked_, tokens, !unpacked_, keep, !tokens});
+          config, {tokens ? cache.ids.size() : config.input, !tokens && !unpacked_, tokens, !unpacked_,
+                   keep && !cache.reads_weights(), !tokens});
       packed = fresh_;
     }
     cache_.weights = std::move(packed);
@@ -321,6 +322,11 @@ size_t RnnCache<T, E>::bytes() const {
 template <class T, class E>
 bool RnnCache<T, E>::recomputes() const {
   return config.recompute && schedule.longest() > 1 && cell_shape(config.cell).saved > 0;
+}
+
+template <class T, class E>
+bool RnnCache<T, E>::reads_weights() const {
+  return config.weights_stay && schedule.longest() == 1;
 }
 
 template <class T, class E>

@@ -6,8 +6,12 @@ namespace rnnfast {
 
 namespace {
 
+// A step of few rows takes as long as its weights need to come from L2 or beyond: as long as that of some more rows.
+constexpr int64_t kRowsOfAStep = 8;
+
 double flops_of(const RnnConfig& config, const CellShape& cell, int64_t batch) {
-  return 2.0 * static_cast<double>(batch * config.layers * config.hidden * cell.recurrent.count * 2 * config.hidden);
+  const int64_t rows = std::max(batch, kRowsOfAStep);
+  return 2.0 * static_cast<double>(rows * config.layers * config.hidden * cell.recurrent.count * 2 * config.hidden);
 }
 
 }  // namespace

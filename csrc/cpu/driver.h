@@ -354,11 +354,20 @@ void backward(const BackwardArgs<T, E>& b, const Scratch<T, E>& scratch, const P
     const int64_t j = part.share.first + i * part.share.stride;
     rows[i].a = (walk.cut(0, j) ? da_of_none : b.da + walk.row(0, j) * C::P * W) + C::first * W;
     rows[i].init = rows[i].ds[0] = b.dstate[0] + j * padded;
+    if (b.r == nullptr) scratch.x_rows[i] = rows[i].a;
   }
-  if (count > 0 && own > 0)
+  if (b.r == nullptr) {
+    GemmArgs<T, E> g{};
+    g.n = 1, g.runs = t.runs, g.run_length = t.run_length, g.run_stride = t.run_stride;
+    g.a = {nullptr, 0, scratch.x_rows};
+    g.out = {b.dstate[0] + part.share.first * padded, part.share.stride * padded, nullptr}, g.out_panel = L;
+    g.init = {g.out.base, g.out.stride, nullptr}, g.init_panel = L, g.width = padded;
+    gemm_transposed_unpacked(g, b.r_rows, scratch.weights, {0, count}, part.panels, team);
+  } else if (count > 0 && own > 0) {
     step_tiles<1>(t, rows, count, part.panels, b.r, 0, 0, [](const StepRow<T, E>& row, const T* dh, int64_t panel) {
       Vec<T>::load(dh).store(row.ds[0] + panel * L);
     });
+  }
 }
 
 }  // namespace rnnfast::RNNFAST_TARGET

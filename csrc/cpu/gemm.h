@@ -114,6 +114,47 @@ void gemm_unpacked(const GemmArgs<T, E>& g, const UnpackedWeights<T>& u, E* scra
   }
 }
 
+// The product with transposed weights, as gradients of inputs need it, from the weights as the caller has them; k is
+// cut where panels of hidden units end, and the rows of a panel lie side by side.
+template <class T, class E>
+void gemm_transposed_unpacked(const GemmArgs<T, E>& g, const UnpackedWeights<T>& u, E* scratch, Span rows, Span panels,
+                              Team& team) {
+  constexpr int L = Vec<T>::lanes;
+  if (rows.begin >= rows.end) return;
+  const Tiling tiling(rows.end - rows.begin, 1, panels.end - panels.begin);
+  const int64_t full_panels = g.width / L;
+  GemmArgs<T, E> further = g;  // adds to what is there
+  further.init = {g.out.base, g.out.stride, g.out.index}, further.init_panel = g.out_panel;
+  Tile<T, E> t;
+  t.runs = 1, t.run_length = g.run_length, t.run_stride = 0;
+  t.b = scratch, t.b_panel = g.run_length * L, t.out_panel = g.out_panel;
+  for (int64_t run = 0; run < g.runs; ++run) {
+    const GemmArgs<T, E>& from = run == 0 ? g : further;
+    t.init_panel = from.init_panel;
+    for (int64_t panel = panels.begin; panel < panels.end;) {
+      const int64_t end = panel >= full_panels || panels.end < full_panels ? panels.end : full_panels;
+      const int64_t q = end - panel < tiling.panels ? end - panel : tiling.panels;
+      pack_transposed_panel(u.weight, u.hidden, u.width, u.run, run, {panel, panel + q}, scratch, t.b_panel);
+      for (int64_t i = 0; i < tiling.tiles; ++i) {
+        const int64_t row = rows.begin + tiling.begin(i);
+        const int m_count = static_cast<int>(tiling.begin(i + 1) - tiling.begin(i));
+        for (int m = 0; m < m_count; ++m) t.a[m] = row_of(g.a, row + m) + run * g.run_stride;
+        if (panel >= full_panels) {
+          gemm_ragged_panel(from, t, row, m_count, panel);
+          continue;
+        }
+        for (int m = 0; m < m_count; ++m) {
+          t.init[m] = row_of(from.init, row + m) + panel * from.init_panel;
+          t.out[m] = row_of(g.out, row + m) + panel * g.out_panel;
+        }
+        tile_of<T, E>(m_count, 1, static_cast<int>(q))(t);
+      }
+      panel += q;
+    }
+    if (team_stopped(team)) return;
+  }
+}
+
 // Numbers of a row and of the next one as what a weight tile multiplies: those of a pair of rows in one element.
 template <class E>
 inline constexpr int row_pair = 1;
@@ -258,14 +299,15 @@ void add_products(const WeightGradientArgs<T, E>& g, int64_t hidden, const Run& 
 #pragma GCC unroll 4
             for (int q = 0; q < Q; ++q) sum[q] = fma(load_operand(x + q * W), element, sum[q]);
           }
-          for (int q = 0; q < Q; ++q) (V::load(to + i + q * L) + sum[q]).store(to + i + q * L);
+          for (int q = 0; q < Q; ++q)
+            ((g.add ? V::load(to + i + q * L) : V(T(0))) + sum[q]).store(to + i + q * L);
         }
         for (; i < g.inputs; i += L) {
           const int count = static_cast<int>(g.inputs - i < L ? g.inputs - i : L);
           V sum(T(0));
           for (int64_t r = 0; r < g.rows; ++r)
             sum = fma(load_first(row_of(g.x, r) + i / L * W, count), V(number_of(da + r * g.da_row, lane)), sum);
-          (V::load_first(to + i, count) + sum).store_first(to + i, count);
+          ((g.add ? V::load_first(to + i, count) : V(T(0))) + sum).store_first(to + i, count);
         }
       }
     }

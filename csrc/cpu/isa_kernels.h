@@ -70,6 +70,7 @@ constexpr Kernels<T, E> make_kernels(const char* isa) {
   k.pack_transposed = pack_transposed<T, E>;
   k.pack_bias = pack_bias<T>;
   k.gemm = gemm<T, E>;
+  k.gemm_transposed_unpacked = gemm_transposed_unpacked<T, E>;
   k.weight_gradient = weight_gradient<T, E>;
   k.sum_rows = sum_rows<T, E>;
   k.add_gradient = add_gradient<T>;

@@ -107,6 +107,7 @@ struct BackwardArgs {
   ScheduleView schedule;
   bool reverse;
   const E* r;                   // [panel][panel'][recurrent run][L'][L]: R as the gradient of h needs it
+  UnpackedWeights<T> r_rows;    // of a call of one step: what stands in for r where it is null
   const T* state0[kMaxStates];  // [batch][padded H]
   Rows<const T> y;              // row -> [H]
   const T* state[kMaxStates];   // k >= 1: [rows][padded H]
@@ -125,7 +126,7 @@ struct Scratch {
   T* pre;              // [chunk rows][panels of the span][P][L]
   int64_t chunk_rows;  // rows whose input product is taken at once
   void* step_rows;     // step_row_bytes for each sequence of the share
-  const E** x_rows;    // [chunk_rows]
+  const E** x_rows;    // [chunk_rows], or where weights come unpacked, one for each sequence of the share
   E* weights;          // [kUnpackedBytes] where weights come unpacked; else null
 };
 constexpr int64_t kUnpackedBytes = 32 * 1024;  // of weights that are packed, used and forgotten: they stay in L1
@@ -171,6 +172,7 @@ template <class T>
 struct PackedGradient {
   const T* data;
   int64_t k_stride, panel_stride;
+  bool assign;  // takes the place of what is there
 };
 
 enum class MathFunction { exp, tanh, sigmoid };
@@ -211,16 +213,19 @@ struct Kernels {
                     Span panels);
 
   void (*gemm)(const GemmArgs<T, E>&, Span rows, Span panels, Team&);
+  // The same with b as pack_transposed makes it of these weights, but only blocks of it, in `scratch` [kUnpackedBytes]
+  void (*gemm_transposed_unpacked)(const GemmArgs<T, E>&, const UnpackedWeights<T>&, E* scratch, Span rows, Span panels,
+                                   Team&);
   void (*weight_gradient)(const WeightGradientArgs<T, E>&, Span panels, Span inputs, Team&);
   // out[panel][p][lane] = sum of the rows order[0 .. count) of da, or of rows 0 .. count where order is null; da as
   // WeightGradientArgs has it
   void (*sum_rows)(const E* da, int64_t da_row, int64_t da_panel, const int32_t* order, int64_t count,
                    int pre_activations, bool add, T* out, Span panels);
-  // Columns ids[0 .. k), or all, of d_weight (gates * H, width) += gradient
+  // Columns ids[0 .. k), or all, of d_weight (gates * H, width) += gradient, or = where it says so
   void (*add_gradient)(const PackedGradient<T>&, int64_t hidden, int64_t width, const int32_t* ids, int64_t k,
                        const Run&, T* d_weight, Span panels);
-  // d_weight (gates * H, inputs) += sum over rows of da[row][first + n] x[row], for few rows (not pairs of them):
-  // nothing is packed
+  // d_weight (gates * H, inputs) = or, with `add`, += sum over rows of da[row][first + n] x[row], for few rows (not pairs
+  // of them): nothing is packed
   void (*add_products)(const WeightGradientArgs<T, E>&, int64_t hidden, const Run&, T* d_weight, Span panels);
   // out[i] = in[i] * mask / (1 - p) for units 0 .. n of one row
   void (*dropout)(const T* in, T* out, int64_t n, const DropoutKey&, int64_t time, uint32_t row, T scale);

@@ -114,34 +114,42 @@ void pack_columns(const T* weight, int64_t hidden, int64_t width, const int32_t*
   }
 }
 
+// The weights of panel `panel` that `inputs`, panels of the width, take part in: [width panel][run][L][L of the width],
+// the first ones panel_stride elements apart.
 template <class T, class E>
-void pack_transposed(const T* weight, int64_t hidden, int64_t width, const Run& run, E* packed, Span width_panels) {
+RNNFAST_INLINE void pack_transposed_panel(const T* weight, int64_t hidden, int64_t width, const Run& run, int64_t panel,
+                                          Span inputs, E* packed, int64_t panel_stride) {
   using V = Vec<T>;
   constexpr int L = V::lanes, D = depth<E>;
-  constexpr int64_t kBlock = 8;  // panels of the width: a row is read in pieces of several cache lines
-  const int64_t panels = (hidden + L - 1) / L, panel_size = panels * run.count * operands<E> * L;
-  for (int64_t first = width_panels.begin; first < width_panels.end; first += kBlock) {
-    const int64_t last = first + kBlock < width_panels.end ? first + kBlock : width_panels.end;
-    E* to = packed + first * panel_size;
-    for (int64_t panel = 0; panel < panels; ++panel) {
-      for (int n = 0; n < run.count; ++n) {
-        for (int lane = 0; lane < L; lane += D, to += L) {
-          const T* row[D];
-          for (int d = 0; d < D; ++d) {
-            const int64_t r = weight_row(run, n, hidden, panel, L, lane + d);
-            row[d] = r < 0 ? nullptr : weight + r * width;
-          }
-          for (int64_t i = first; i < last; ++i) {
-            V v[D];
-            for (int d = 0; d < D; ++d)
-              v[d] = row[d] == nullptr      ? V(T(0))
-                     : (i + 1) * L <= width ? V::load(row[d] + i * L)
-                                            : V::load_first(row[d] + i * L, static_cast<int>(width - i * L));
-            element_of<E>(v).store(to + (i - first) * panel_size);
-          }
-        }
+  for (int n = 0; n < run.count; ++n) {
+    for (int lane = 0; lane < L; lane += D, packed += L) {
+      const T* row[D];
+      for (int d = 0; d < D; ++d) {
+        const int64_t r = weight_row(run, n, hidden, panel, L, lane + d);
+        row[d] = r < 0 ? nullptr : weight + r * width;
+      }
+      for (int64_t i = inputs.begin; i < inputs.end; ++i) {
+        V v[D];
+        for (int d = 0; d < D; ++d)
+          v[d] = row[d] == nullptr      ? V(T(0))
+                 : (i + 1) * L <= width ? V::load(row[d] + i * L)
+                                        : V::load_first(row[d] + i * L, static_cast<int>(width - i * L));
+        element_of<E>(v).store(packed + (i - inputs.begin) * panel_stride);
       }
     }
+  }
+}
+
+template <class T, class E>
+void pack_transposed(const T* weight, int64_t hidden, int64_t width, const Run& run, E* packed, Span width_panels) {
+  constexpr int L = Vec<T>::lanes;
+  constexpr int64_t kBlock = 8;  // panels of the width: a row is read in pieces of several cache lines
+  const int64_t panels = (hidden + L - 1) / L, block_size = run.count * operands<E> * L;
+  for (int64_t first = width_panels.begin; first < width_panels.end; first += kBlock) {
+    const Span inputs{first, first + kBlock < width_panels.end ? first + kBlock : width_panels.end};
+    for (int64_t panel = 0; panel < panels; ++panel)
+      pack_transposed_panel(weight, hidden, width, run, panel, inputs,
+                            packed + (first * panels + panel) * block_size, panels * block_size);
   }
 }
 
@@ -166,7 +174,7 @@ void pack_bias(const T* b_ih, const Run& input, const T* b_hh, const Run& recurr
 }
 
 template <class T>
-RNNFAST_INLINE void add_block(const T* gradient, int64_t stride, T* d_weight, int64_t width) {
+RNNFAST_INLINE void add_block(const T* gradient, int64_t stride, bool assign, T* d_weight, int64_t width) {
   using V = Vec<T>;
   constexpr int L = V::lanes;
   V block[L];
@@ -174,7 +182,8 @@ RNNFAST_INLINE void add_block(const T* gradient, int64_t stride, T* d_weight, in
   for (int i = 0; i < L; ++i) block[i] = V::load(gradient + i * stride);
   transpose(block);
 #pragma GCC unroll 16
-  for (int i = 0; i < L; ++i) (V::load(d_weight + i * width) + block[i]).store(d_weight + i * width);
+  for (int i = 0; i < L; ++i)
+    ((assign ? V(T(0)) : V::load(d_weight + i * width)) + block[i]).store(d_weight + i * width);
 }
 
 template <class T>
@@ -189,10 +198,11 @@ void add_gradient(const PackedGradient<T>& gradient, int64_t hidden, int64_t wid
       T* to = d_weight + weight_row(run, n, hidden, panel, L, 0) * width;
       int64_t k = 0;
       if (ids == nullptr && units == L)
-        for (; k + L <= k_count; k += L) add_block(from + k * stride, stride, to + k, width);
+        for (; k + L <= k_count; k += L) add_block(from + k * stride, stride, gradient.assign, to + k, width);
       for (; k < k_count; ++k) {
         T* column = to + (ids == nullptr ? k : ids[k]);
-        for (int64_t lane = 0; lane < units; ++lane) column[lane * width] += from[k * stride + lane];
+        for (int64_t lane = 0; lane < units; ++lane)
+          column[lane * width] = (gradient.assign ? T(0) : column[lane * width]) + from[k * stride + lane];
       }
     }
   }

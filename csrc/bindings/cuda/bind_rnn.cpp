@@ -47,7 +47,7 @@ struct Cache {
 class Rnn {
  public:
   Rnn(const std::string& cell, int64_t input, int64_t hidden, int layers, int directions)
-      : config_{cell_of(cell), input, hidden, layers, directions, 0.0, false} {}
+      : config_{cell_of(cell), input, hidden, layers, directions, 0.0, false, false} {}
 
   // params: the addresses of w_ih, w_hh, b_ih, b_hh of each layer and direction; x or tokens; y and the last states.
   py::object forward(const Addresses& params, uintptr_t x, uintptr_t tokens, int64_t steps, int64_t batch,
