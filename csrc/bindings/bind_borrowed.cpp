@@ -79,7 +79,9 @@ class BorrowedRnn {
 
   BorrowedRnn(const std::string& cell, int64_t input, int64_t hidden, int layers, int directions, bool bias,
               const std::string& form)
-      : config_{cell_of(cell), input, hidden, layers, directions, 0.0, false, false}, bias_(bias), form_(form_of(form)) {}
+      : config_{cell_of(cell), input, hidden, layers, directions, 0.0, false, false},
+        bias_(bias),
+        form_(form_of(form)) {}
 
   // Of the weights in a list of tensors, where each is a dense array of T with the right shape; else None. `functions`:
   // DLPack's, of the tensors' class `tensor`.

@@ -429,13 +429,13 @@ class BackwardPass {
         const bool assign = io_.assign;
         if (one_hot(layer)) {
           if (assign && to.w_ih != nullptr) clear(to.w_ih, width, panels);  // tokens that did not occur
-          add(cell_.input, {at.dw.data() + cell_.input.first * L_, row_size_, cell_.pre_activations * L_, assign}, width,
-              cache_.ids.data(), cache_.ids.size(), to.w_ih);
+          add(cell_.input, {at.dw.data() + cell_.input.first * L_, row_size_, cell_.pre_activations * L_, assign},
+              width, cache_.ids.data(), cache_.ids.size(), to.w_ih);
         } else if (few_) {
           add_products(cell_.input, input_rows(layer, d, rows), to.w_ih);
         } else {
-          add(cell_.input, {at.dw.data(), cell_.input.count * L_, width * cell_.input.count * L_, assign}, width, nullptr,
-              width, to.w_ih);
+          add(cell_.input, {at.dw.data(), cell_.input.count * L_, width * cell_.input.count * L_, assign}, width,
+              nullptr, width, to.w_ih);
         }
         if (few_) {
           add_products(cell_.recurrent, recurrent_rows(layer, d, rows), to.w_hh);

@@ -34,9 +34,8 @@ class ForwardPass {
     unpacked_ = packed == nullptr && schedule_.longest() == 1;
     if (packed == nullptr) {
       const bool tokens = in.tokens != nullptr;
-      fresh_ = empty_pack<T, E>(
-          config, {tokens ? cache.ids.size() : config.input, !tokens && !unpacked_, tokens, !unpacked_,
-                   keep && !cache.reads_weights(), !tokens});
+      fresh_ = empty_pack<T, E>(config, {tokens ? cache.ids.size() : config.input, !tokens && !unpacked_, tokens,
+                                         !unpacked_, keep && !cache.reads_weights(), !tokens});
       packed = fresh_;
     }
     cache_.weights = std::move(packed);

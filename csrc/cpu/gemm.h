@@ -299,8 +299,7 @@ void add_products(const WeightGradientArgs<T, E>& g, int64_t hidden, const Run& 
 #pragma GCC unroll 4
             for (int q = 0; q < Q; ++q) sum[q] = fma(load_operand(x + q * W), element, sum[q]);
           }
-          for (int q = 0; q < Q; ++q)
-            ((g.add ? V::load(to + i + q * L) : V(T(0))) + sum[q]).store(to + i + q * L);
+          for (int q = 0; q < Q; ++q) ((g.add ? V::load(to + i + q * L) : V(T(0))) + sum[q]).store(to + i + q * L);
         }
         for (; i < g.inputs; i += L) {
           const int count = static_cast<int>(g.inputs - i < L ? g.inputs - i : L);

@@ -224,8 +224,8 @@ struct Kernels {
   // Columns ids[0 .. k), or all, of d_weight (gates * H, width) += gradient, or = where it says so
   void (*add_gradient)(const PackedGradient<T>&, int64_t hidden, int64_t width, const int32_t* ids, int64_t k,
                        const Run&, T* d_weight, Span panels);
-  // d_weight (gates * H, inputs) = or, with `add`, += sum over rows of da[row][first + n] x[row], for few rows (not pairs
-  // of them): nothing is packed
+  // d_weight (gates * H, inputs) = or, with `add`, += sum over rows of da[row][first + n] x[row], for few rows (not
+  // pairs of them): nothing is packed
   void (*add_products)(const WeightGradientArgs<T, E>&, int64_t hidden, const Run&, T* d_weight, Span panels);
   // out[i] = in[i] * mask / (1 - p) for units 0 .. n of one row
   void (*dropout)(const T* in, T* out, int64_t n, const DropoutKey&, int64_t time, uint32_t row, T scale);

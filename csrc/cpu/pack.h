@@ -131,6 +131,8 @@ RNNFAST_INLINE void pack_transposed_panel(const T* weight, int64_t hidden, int64
       for (int64_t i = inputs.begin; i < inputs.end; ++i) {
         V v[D];
         for (int d = 0; d < D; ++d)
+          if (row[d] != nullptr) __builtin_prefetch(row[d] + i * L + L * width, 0, 2);  // of the next panel
+        for (int d = 0; d < D; ++d)
           v[d] = row[d] == nullptr      ? V(T(0))
                  : (i + 1) * L <= width ? V::load(row[d] + i * L)
                                         : V::load_first(row[d] + i * L, static_cast<int>(width - i * L));
@@ -148,8 +150,8 @@ void pack_transposed(const T* weight, int64_t hidden, int64_t width, const Run& 
   for (int64_t first = width_panels.begin; first < width_panels.end; first += kBlock) {
     const Span inputs{first, first + kBlock < width_panels.end ? first + kBlock : width_panels.end};
     for (int64_t panel = 0; panel < panels; ++panel)
-      pack_transposed_panel(weight, hidden, width, run, panel, inputs,
-                            packed + (first * panels + panel) * block_size, panels * block_size);
+      pack_transposed_panel(weight, hidden, width, run, panel, inputs, packed + (first * panels + panel) * block_size,
+                            panels * block_size);
   }
 }
 
