@@ -6,12 +6,13 @@ namespace rnnfast {
 
 namespace {
 
-// A step of few rows takes as long as its weights need to come from L2 or beyond: as long as that of some more rows.
-constexpr int64_t kRowsOfAStep = 8;
-
+// As a plan counts the work of a call. A step of few rows takes as long as its weights need to come from L2 or beyond,
+// which is as long as some more rows take, and the threads of the step before are still awake.
 double flops_of(const RnnConfig& config, const CellShape& cell, int64_t batch) {
-  const int64_t rows = std::max(batch, kRowsOfAStep);
-  return 2.0 * static_cast<double>(rows * config.layers * config.hidden * cell.recurrent.count * 2 * config.hidden);
+  constexpr int64_t kRows = 8;
+  constexpr double kAwake = 2;
+  const int64_t weights = config.layers * config.hidden * cell.recurrent.count * 2 * config.hidden;
+  return kAwake * 2.0 * static_cast<double>(std::max(batch, kRows) * weights);
 }
 
 }  // namespace
