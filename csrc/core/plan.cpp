@@ -10,6 +10,7 @@ namespace {
 constexpr double kFlopsForThreads = 1e7;         // of a call
 constexpr double kFlopsForBarrier = 1.5e5;       // of a step
 constexpr int64_t kSequencesForBatchSplit = 4;   // a thread
+constexpr int64_t kSequencesForWeights = 10;     // a thread: with fewer, weights from beyond L2 come too late
 constexpr int64_t kWeightsOfACore = 128 * 1024;  // of R: they stay in a core's L2 beside the rest
 constexpr int64_t kChunkBytes = 256 * 1024;      // of pre-activations that wait for their step in L2
 
@@ -23,7 +24,9 @@ Plan::Plan(const CellShape& cell, int64_t lanes, int64_t hidden, int directions,
   const double step_flops =
       2.0 * cell.recurrent.count * static_cast<double>(hidden) * static_cast<double>(hidden * batch);
   const int64_t r_weights = cell.recurrent.count * hidden * hidden;
-  const bool deal_weights = schedule.longest() == 1 && r_weights > kWeightsOfACore;
+  const bool far = r_weights * static_cast<int64_t>(sizeof(float)) > core_cache_bytes() / 2;
+  const bool deal_weights =
+      (schedule.longest() == 1 && r_weights > kWeightsOfACore) || (far && batch <= kSequencesForWeights * threads);
   if (threads > 1 && batch >= kSequencesForBatchSplit * threads && !deal_weights) {
     split = Split::batch;
   } else if (directions == 2 && (threads == 2 || threads == 3) && r_weights <= kWeightsOfACore) {
