@@ -132,6 +132,21 @@ void RnnStepper<T, E>::reset_row(int64_t b) {
   }
 }
 
+template <class T, class E>
+void RnnStepper<T, E>::gather_rows(int64_t first, const int32_t* from, int64_t count, T* scratch) {
+  bool same = true;
+  for (int64_t i = 0; i < count; ++i) same = same && from[i] == i;
+  if (same) return;
+  for (int layer = 0; layer < config_.layers; ++layer) {
+    for (int k = 0; k < cell_.states; ++k) {
+      T* rows = state(k, layer) + first * padded_;
+      for (int64_t i = 0; i < count; ++i) std::copy_n(rows + from[i] * padded_, padded_, scratch + i * padded_);
+      std::copy_n(scratch, count * padded_, rows);
+    }
+    for (int64_t i = 0; i < count; ++i) to_operand(layer, first + i);
+  }
+}
+
 template class RnnStepper<float>;
 template class RnnStepper<double>;
 template class RnnStepper<float, Bf16x2>;

@@ -25,6 +25,9 @@ class RnnStepper {
   void get_state(int k, T* out) const;
   void set_state(int k, const T* in);
   void reset_row(int64_t b);
+  // Between steps: all states of sequences first + i become those of first + from[i], for i < count. `scratch` has room
+  // for `count` rows of panels, [count][hidden rounded up to the vector].
+  void gather_rows(int64_t first, const int32_t* from, int64_t count, T* scratch);
 
   int64_t batch() const { return batch_; }
   const RnnConfig& config() const { return config_; }
