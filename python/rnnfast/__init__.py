@@ -12,7 +12,7 @@ from .dense import Dropout, Embedding, Linear  # noqa: E402
 from .layers import GRU, LSTM, RNN  # noqa: E402
 from .module import Module  # noqa: E402
 
-from . import lm  # noqa: E402  # isort: skip
+from . import lm, seq2seq  # noqa: E402  # isort: skip
 
 __all__ = [
     "GRU",
@@ -31,6 +31,7 @@ __all__ = [
     "ops",
     "optim",
     "random",
+    "seq2seq",
     "set_num_threads",
     "tbptt",
     "threads",
