@@ -13,7 +13,6 @@ from rnnfast.seq2seq import Decoder, Seq2Seq
 from rnnfast.seq2seq.base import side_by_side
 
 KINDS = (None, "dot", "general", "additive")
-pytestmark = pytest.mark.isa
 
 
 def model_of(kind=None, *, target_size=3, dtype="float64", scale=3.0, **options):
@@ -80,6 +79,7 @@ def slow_search(model, source, beam_size, n_best, min_length, max_length, penalt
     return done[:n_best]
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("beam_size", [1, 2, 5])
 @pytest.mark.parametrize("penalty", [0.0, 0.7])
@@ -130,6 +130,7 @@ def same(a, b):
     )
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_neither_batch_nor_padding_nor_threads_change_a_bit(kind, dtype):
@@ -186,6 +187,7 @@ def test_states_and_vectors_begin_a_sequence():
     assert same(plain.generate(state[:, 2:3], beam_size=3, max_length=6)[0], found[2])
 
 
+@pytest.mark.isa
 def test_bfloat16_searches_too():
     model = Seq2Seq(5, 6, 32, attention="general", compute_dtype="bfloat16", seed=1)
     found = model.generate(sources(), beam_size=3, max_length=9)

@@ -116,6 +116,18 @@ def test_wrong_use_is_one_clear_line(case, trained, tmp_path, capsys, monkeypatc
     assert [p.name for p in tmp_path.iterdir()] == ["kept.txt"]
 
 
+def test_a_bad_file_of_pairs_loses_nothing(tmp_path, capsys):
+    good, bad = tmp_path / "pairs.tsv", tmp_path / "bad.tsv"
+    good.write_text(PAIRS)
+    bad.write_text(PAIRS + "abc CBA\n")
+    run_folder = tmp_path / "run"
+    assert main(["seq2seq", "train", str(good), "--out", str(run_folder), *SMALL]) == 0
+    before = {p.name: p.read_bytes() for p in run_folder.iterdir()}
+    assert main(["seq2seq", "train", str(bad), "--out", str(run_folder), "--overwrite", *SMALL]) == 1
+    assert f"{bad}, line 65: must be a source, a tab and a target, got no tab" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in run_folder.iterdir()} == before
+
+
 def test_it_runs_as_a_command(trained):
     code, out, err = run("seq2seq", "translate", trained / "run", "--max-length", "5", stdin=b"abc\n")
     assert code == 0 and out.count("\n") == 1 and not err

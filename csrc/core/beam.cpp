@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace rnnfast {
 
@@ -55,14 +56,22 @@ void BeamSearch<T, E>::run() {
   const auto end = static_cast<int32_t>(classes_ - 1);
   for (int64_t r = 0; r < stepper_.batch(); ++r) feed(r, end);
   for (Source& s : source_) s.score.assign(1, 0.0);
+  slot_.resize(static_cast<size_t>(sources_));
+  std::iota(slot_.begin(), slot_.end(), 0);
+  stepper_.set_rows(sources_);
   const bool stopped = parallel(static_cast<int>(threads_), [&](Team& team) {
-    const Span own = part_of(sources_, team.id, team.count);
-    const auto is_over = [](const Source& s) { return s.finished; };
-    for (int64_t i = 0; i <= rule_.max_length; ++i) {
+    for (int64_t i = 0; i <= rule_.max_length && !slot_.empty(); ++i) {
       if (step(team)) return;
-      for (int64_t b = own.begin; b < own.end; ++b)
-        if (!source_[static_cast<size_t>(b)].finished) extend(b, i, workspace_[static_cast<size_t>(team.id)], team);
-      if (team_barrier(team) || std::all_of(source_.begin(), source_.end(), is_over)) return;
+      const Span own = part_of(static_cast<int64_t>(slot_.size()), team.id, team.count);
+      for (int64_t slot = own.begin; slot < own.end; ++slot)
+        extend(slot, i, workspace_[static_cast<size_t>(team.id)], team);
+      if (team_barrier(team)) return;
+      if (team.id == 0) {
+        close_gaps();
+        if (i == 0) spread();
+        stepper_.set_rows(static_cast<int64_t>(slot_.size()) * spacing_);
+      }
+      if (team_barrier(team)) return;
     }
   });
   if (stopped) throw Interrupted();
@@ -71,6 +80,34 @@ void BeamSearch<T, E>::run() {
                      [](const Hypothesis& a, const Hypothesis& b) { return a.rank > b.rank; });
     if (s.done.size() > static_cast<size_t>(rule_.n_best)) s.done.resize(static_cast<size_t>(rule_.n_best));
   }
+}
+
+// Slots whose sources are finished get the last ones that go on, so that the rows of all that do are the first.
+template <class T, class E>
+void BeamSearch<T, E>::close_gaps() {
+  const auto is_over = [this](int64_t b) { return source_[static_cast<size_t>(b)].finished; };
+  for (size_t slot = 0; slot < slot_.size();) {
+    if (!is_over(slot_[slot])) {
+      ++slot;
+      continue;
+    }
+    const auto last = static_cast<int64_t>(slot_.size()) - 1, gap = static_cast<int64_t>(slot);
+    if (gap != last) {
+      stepper_.copy_rows(last * spacing_, gap * spacing_, spacing_);
+      for (int64_t r = 0; r < rule_.width; ++r) feed(gap * rule_.width + r, token_[last * rule_.width + r]);
+      slot_[slot] = slot_.back();
+    }
+    slot_.pop_back();
+  }
+}
+
+// After the first step, which is of one row a source: all rows of a source begin where that one is.
+template <class T, class E>
+void BeamSearch<T, E>::spread() {
+  spacing_ = rule_.width;
+  for (auto slot = static_cast<int64_t>(slot_.size()); slot-- > 0;)  // from the last: none is written over too early
+    for (int64_t r = rule_.width; r-- > 0;)
+      if (slot * spacing_ + r != slot) stepper_.copy_rows(slot, slot * spacing_ + r, 1);
 }
 
 // All threads call it behind a barrier, and may read the network's output after it.
@@ -94,8 +131,8 @@ void BeamSearch<T, E>::feed(int64_t row, int32_t token) {
 
 // What the output layer reads for the rows of a source.
 template <class T, class E>
-Rows<const T> BeamSearch<T, E>::features(int64_t b, int64_t i, Workspace& w, Team& team) {
-  const int64_t first = b * rule_.width;
+Rows<const T> BeamSearch<T, E>::features(int64_t slot, int64_t i, Workspace& w, Team& team) {
+  const int64_t b = slot_[static_cast<size_t>(slot)], first = slot * spacing_;
   const auto rows = static_cast<int64_t>(source_[static_cast<size_t>(b)].score.size());
   const Rows<const T> all = stepper_.outputs(), h{all.base + first * all.stride, all.stride, nullptr};
   if (parts_.memory == nullptr) return h;
@@ -124,12 +161,12 @@ Rows<const T> BeamSearch<T, E>::features(int64_t b, int64_t i, Workspace& w, Tea
 }
 
 template <class T, class E>
-void BeamSearch<T, E>::extend(int64_t b, int64_t i, Workspace& w, Team& team) {
-  Source& s = source_[static_cast<size_t>(b)];
+void BeamSearch<T, E>::extend(int64_t slot, int64_t i, Workspace& w, Team& team) {
+  Source& s = source_[static_cast<size_t>(slot_[static_cast<size_t>(slot)])];
   const auto rows = static_cast<int64_t>(s.score.size());
   const int64_t width = parts_.output->padded_out();
-  parts_.output->forward(features(b, i, w, team), w.logits.data(), width, -1, {0, rows}, {0, parts_.output->panels()},
-                         team);
+  parts_.output->forward(features(slot, i, w, team), w.logits.data(), width, -1, {0, rows},
+                         {0, parts_.output->panels()}, team);
   CrossEntropyArgs<T> args{};
   args.classes = classes_, args.logits = w.logits.data(), args.stride = width, args.target = w.zero.data();
   args.denominator = w.denominator.data(), args.target_logit = w.target_logit.data();
@@ -138,7 +175,7 @@ void BeamSearch<T, E>::extend(int64_t b, int64_t i, Workspace& w, Team& team) {
     s.failed = s.finished = true;
     return;
   }
-  choose(b, i, w);
+  choose(slot, i, w);
   s.finished = settled(s);
 }
 
@@ -172,7 +209,8 @@ bool BeamSearch<T, E>::collect(Source& s, int64_t i, Workspace& w) const {
 
 // Of the continuations, those that are done and those that go on, whose states and tokens are the next step's.
 template <class T, class E>
-void BeamSearch<T, E>::choose(int64_t b, int64_t i, Workspace& w) {
+void BeamSearch<T, E>::choose(int64_t slot, int64_t i, Workspace& w) {
+  const int64_t b = slot_[static_cast<size_t>(slot)];
   Source& s = source_[static_cast<size_t>(b)];
   s.score.clear(), w.parent.clear();
   for (size_t rank = 0; rank < w.candidates.size(); ++rank) {
@@ -183,10 +221,11 @@ void BeamSearch<T, E>::choose(int64_t b, int64_t i, Workspace& w) {
       const auto row = static_cast<int64_t>(s.score.size());
       history_token_[at(i, b, row)] = c.token, parent_[at(i, b, row)] = c.row;
       s.score.push_back(c.score), w.parent.push_back(c.row);
-      feed(b * rule_.width + row, c.token);
+      feed(slot * rule_.width + row, c.token);
     }
   }
-  stepper_.gather_rows(b * rule_.width, w.parent.data(), static_cast<int64_t>(w.parent.size()), w.rows.data());
+  if (i > 0)  // else all parents are the one row that there was
+    stepper_.gather_rows(slot * spacing_, w.parent.data(), static_cast<int64_t>(w.parent.size()), w.rows.data());
 }
 
 // Whether the n_best best of a source are known: no row can come to a better rank, for its score only falls.

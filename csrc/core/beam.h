@@ -38,8 +38,8 @@ struct Hypothesis {
 template <class T, class E = T>
 class BeamSearch {
  public:
-  // The stepper has `width` rows for each source, with the states that the decoder begins with. It is kept alive by the
-  // caller, as the memory's arrays are.
+  // The stepper has `width` rows for each source, the first `sources` of which have the states that the decoder begins
+  // with. It is kept alive by the caller, as the memory's arrays are.
   BeamSearch(RnnStepper<T, E>& stepper, const DecoderParts<T>& parts, const BeamRule& rule, int max_threads);
   void run();
 
@@ -73,11 +73,13 @@ class BeamSearch {
     std::vector<int32_t> parent;
   };
 
-  Rows<const T> features(int64_t b, int64_t i, Workspace& w, Team& team);
-  void extend(int64_t b, int64_t i, Workspace& w, Team& team);
+  Rows<const T> features(int64_t slot, int64_t i, Workspace& w, Team& team);
+  void extend(int64_t slot, int64_t i, Workspace& w, Team& team);
   bool collect(Source& s, int64_t i, Workspace& w) const;
-  void choose(int64_t b, int64_t i, Workspace& w);
+  void choose(int64_t slot, int64_t i, Workspace& w);
   bool settled(const Source& s) const;
+  void spread();
+  void close_gaps();
   void feed(int64_t row, int32_t token);
   bool step(Team& team);
   double rank_of(double score, int64_t n) const;
@@ -93,6 +95,8 @@ class BeamSearch {
   Buffer<int32_t> history_token_, parent_;  // [step][source][row]
   Buffer<T> history_attention_;             // [step][source][row][keys]
   std::vector<Source> source_;
+  std::vector<int64_t> slot_;  // the sources that go on; rows slot * width + r of the stepper are the slot's
+  int64_t spacing_ = 1;        // rows of a slot: one before the first step, then `width`
   std::vector<Workspace> workspace_;
 };
 

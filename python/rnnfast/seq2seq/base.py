@@ -16,7 +16,7 @@ from ..batches import Bucketed, pad
 from ..module import Module
 from ..random import CounterRng
 from ..train import update
-from .search import Hypothesis, SearchOptions, search
+from .search import Hypothesis, SearchOptions, pack, search
 
 if TYPE_CHECKING:
     from .decoder import Decoder
@@ -234,10 +234,10 @@ class SequenceModel(Module):
         options = wanted.checked(self.decoder.attention is not None)
         condition = self._read(condition)
         results: list[list[Hypothesis]] = [[]] * self._rows(condition)
-        size = integer("batch_size", batch_size, 1)
+        size, packed = integer("batch_size", batch_size, 1), pack(self.decoder)
         for indices in Bucketed(self._lengths(condition), size).epoch() if results else ():
             begin, _ = self._begin(self._take(condition, indices), training=False, step=0, keep=False)
-            found = search(self.decoder, begin, options, indices)
+            found = search(self.decoder, packed, begin, options, indices)
             for i, hypotheses in zip(indices, found, strict=True):
                 results[i] = hypotheses
         return results

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .base import Beginning
     from .decoder import Decoder
 
-__all__ = ["Hypothesis", "SearchOptions", "search"]
+__all__ = ["Hypothesis", "Packed", "SearchOptions", "pack", "search"]
 
 Array = NDArray[Any]
 
@@ -61,25 +61,51 @@ class SearchOptions(NamedTuple):
         return SearchOptions(beam_size, penalty, min_length, max_length, n_best, bool(self.attention))
 
 
+class Packed(NamedTuple):
+    """A decoder's layers as the kernels read them, once for all batches of a search."""
+
+    rnn: Any
+    table: Array | None  # of the embedding
+    output: Any
+    query: Any = None  # of attention, as what follows
+    joined: Any = None
+    v: Array | None = None
+
+
+def pack(decoder: Decoder) -> Packed:
+    attention = decoder.attention
+    table = None if decoder.embedding is None else decoder.embedding.params["weight"]
+    packed = Packed(decoder.rnn._core.pack(), table, decoder.output.pack())
+    if attention is None:
+        return packed
+    v = attention.params.get("v")
+    query = None if attention.query is None else attention.query.pack()
+    return packed._replace(query=query, joined=attention.joined.pack(), v=v)
+
+
 def search(
-    decoder: Decoder, begin: Beginning, options: SearchOptions, names: Sequence[int] | NDArray[np.intp]
+    decoder: Decoder,
+    packed: Packed,
+    begin: Beginning,
+    options: SearchOptions,
+    names: Sequence[int] | NDArray[np.intp],
 ) -> list[list[Hypothesis]]:
     """For each of B sources the `n_best` best hypotheses, the best first (there may be fewer). An error names a source
     by its number in `names`."""
     state, memory, lengths = begin
     parts = state if isinstance(state, tuple) else (state,)
-    batch, rnn, threads, o = parts[0].shape[1], decoder.rnn, get_num_threads(), options
-    if batch == 0:
-        return []
-    stepper = rnn._core.stepper(rnn._core.pack(), batch * o.beam_size, threads)
+    (layers, batch, hidden), rnn, threads, o = parts[0].shape, decoder.rnn, get_num_threads(), options
+    rows = batch * o.beam_size
+    stepper = rnn._core.stepper(packed.rnn, rows, threads)
     for k, part in enumerate(parts):
-        stepper.set_state(k, np.repeat(np.ascontiguousarray(part), o.beam_size, axis=1))
-    attention = decoder.attention
-    keys = query = joined = v = None
-    if attention is not None and memory is not None:
+        begun = np.zeros((layers, rows, hidden), part.dtype)
+        begun[:, :batch] = part
+        stepper.set_state(k, begun)
+    keys = None
+    if decoder.attention is not None:
         memory = np.ascontiguousarray(memory)
-        keys, v, joined = attention.memory_keys(memory), attention.params.get("v"), attention.joined.pack()
-        query = None if attention.query is None else attention.query.pack()
+        keys = decoder.attention.memory_keys(memory)
+        lengths = np.ascontiguousarray(lengths, np.int32)
     rule = _core.BeamRule(
         width=o.beam_size,
         n_best=o.n_best,
@@ -88,12 +114,19 @@ def search(
         length_penalty=o.length_penalty,
         attention=o.attention,
     )
-    table = None if decoder.embedding is None else decoder.embedding.params["weight"]
-    lengths = None if lengths is None else np.ascontiguousarray(lengths, np.int32)
     found = _core.beam_search(
-        stepper, table, decoder.output.pack(), keys, memory if keys is not None else None, lengths, v, query, joined,
-        rule, threads,
-    )  # fmt: skip
+        stepper,
+        packed.table,
+        packed.output,
+        keys,
+        memory,
+        lengths,
+        packed.v,
+        packed.query,
+        packed.joined,
+        rule,
+        threads,
+    )
     if found[-1].any():
         raise FloatingPointError(f"the logits of sequence {names[int(np.argmax(found[-1]))]} are not finite")
     return _hypotheses(found, lengths)
