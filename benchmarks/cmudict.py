@@ -137,6 +137,7 @@ def train(args):
         },
         "options": options.to_dict(),
         "parameters": model.num_parameters,
+        "beam_size": BEAM["beam_size"],
         "steps": result.step,
         "stopped": result.stopped,
         "best_loss": result.best_loss,
@@ -150,6 +151,15 @@ def train(args):
             if row["val_loss"] is not None
         ],
     }
+
+
+def middle(scores):
+    """The medians, and the interval that belongs to the median error."""
+    from rnnfast.seq2seq.evaluate import wilson
+
+    found = {k: median(score[k] for score in scores) for k in ("sequence_error", "token_error", "loss")}
+    count = scores[0]["sources"]
+    return {**found, "sources": count, "interval": wilson(round(found["sequence_error"] * count), count)}
 
 
 def summarize(runs):
@@ -168,18 +178,14 @@ def summarize(runs):
             "parameters": group[0]["parameters"],
             "seeds": [r["seed"] for r in group],
             "median": {
-                part: {
-                    beam: {
-                        k: median(r[part][beam][k] for r in group) for k in ("sequence_error", "token_error", "loss")
-                    }
-                    for beam in group[0][part]
-                }
+                part: {beam: middle([r[part][beam] for r in group]) for beam in group[0][part]}
                 for part in ("validation", "test")
             },
             "seconds": median(r["seconds"] for r in group),
             "runs": group,
         }
-    return {"kind": "cmudict", "date": max(r["date"] for r in runs), "recipes": recipes}
+    same = {k: runs[0][k] for k in ("info", "data")}
+    return {"kind": "cmudict", "date": max(r["date"] for r in runs), **same, "recipes": recipes}
 
 
 def parse():

@@ -32,6 +32,7 @@ BeamSearch<T, E>::BeamSearch(RnnStepper<T, E>& stepper, const DecoderParts<T>& p
     }
     if (rule.keep_attention) history_attention_ = Buffer<T>((rule.max_length + 1) * stepper.batch() * S);
   }
+  // A step that is split has no room for more threads than it was planned for.
   threads_ = stepper_.threads() > 1 ? stepper_.threads() : threads_for(flops, max_threads);
   for (Source& s : source_) s.score.reserve(static_cast<size_t>(K)), s.done.reserve(static_cast<size_t>(2 * K));
   for (int64_t i = 0; i < threads_; ++i) {
