@@ -133,8 +133,11 @@ class TorchSeq2Seq(nn.Module):
 def torch_batch(model, sources, targets):
     x, lengths = pad(sources)
     read = side_by_side([np.asarray(t, np.int32) for t in targets], model.decoder.end)
-    arrays = (x, lengths, read.inputs, read.lengths, read.labels)
-    return [torch.from_numpy(np.ascontiguousarray(a, np.int64)) for a in arrays]
+    labels = np.full(read.where.shape, -1)
+    labels[read.where] = read.labels
+    return [
+        torch.from_numpy(np.ascontiguousarray(a, np.int64)) for a in (x, lengths, read.inputs, read.lengths, labels)
+    ]
 
 
 def time_of(call):

@@ -35,6 +35,7 @@ class _Cache(NamedTuple):
     lengths: Any
     weights: Array
     features: Array
+    where: Any
     linear: tuple[Any, Any, Any]  # the caches of query, keys, joined
 
 
@@ -105,37 +106,44 @@ class Attention(Module):
             generator = np.random.Generator(np.random.PCG64(seeds[3]))
             self._register("v", generator.uniform(-bound, bound, width).astype(self.dtype))
 
-    def __call__(self, h: Array, memory: Array, lengths: Any = None) -> tuple[Array, Array]:
-        """(features (T, B, H), weights (T, B, S)); steps of the memory behind `lengths` (B,) have no weight."""
+    def __call__(self, h: Array, memory: Array, lengths: Any = None, where: Any = ...) -> tuple[Array, Array]:
+        """(features (T, B, H), weights (T, B, S)); steps of the memory behind `lengths` (B,) have no weight.
+
+        `where` (T, B) booleans picks the steps whose features are wanted; they come as rows (N, H), in order of time.
+        """
         query = h if self.query is None else self.query(h)
         context, weights = ops.attention(query, self.memory_keys(memory), memory, lengths, self.params.get("v"))
-        return self._tanh(self.joined(np.concatenate([context, h], axis=-1))), weights
+        return self._tanh(self.joined(np.concatenate([context[where], h[where]], axis=-1))), weights
 
     def memory_keys(self, memory: Array) -> Array:
         """What queries meet: (S, B, width)."""
         return memory if self.keys is None else self.keys(memory)
 
-    def forward(self, h: Array, memory: Array, lengths: Any = None) -> tuple[Array, Array, Any]:
+    def forward(self, h: Array, memory: Array, lengths: Any = None, where: Any = ...) -> tuple[Array, Array, Any]:
         """As a call, and with the cache for backward, which holds on to h and memory: do not write to them."""
-        query, query_cache = (h, None) if self.query is None else self.query.forward(h)
-        keys, keys_cache = (memory, None) if self.keys is None else self.keys.forward(memory)
+        query, query_cache = (h, None) if self.query is None else self.query.forward(h, copy=False)
+        keys, keys_cache = (memory, None) if self.keys is None else self.keys.forward(memory, copy=False)
         context, weights = ops.attention(query, keys, memory, lengths, self.params.get("v"))
-        y, joined_cache = self.joined.forward(np.concatenate([context, h], axis=-1))
+        y, joined_cache = self.joined.forward(np.concatenate([context[where], h[where]], axis=-1), copy=False)
         features = self._tanh(y)
         linear = (query_cache, keys_cache, joined_cache)
-        return features, weights, _Cache(query, keys, memory, lengths, weights, features, linear)
+        return features, weights, _Cache(query, keys, memory, lengths, weights, features, where, linear)
 
     def backward(self, dfeatures: Array, cache: _Cache) -> tuple[Array, Array]:
         """(dh, dmemory); the parameters' gradients are added to `grads`."""
         c = cache
-        djoined = self.joined.backward(dfeatures * (1 - c.features * c.features), c.linear[2])
-        dcontext, dh = djoined[..., : self.memory_size], djoined[..., self.memory_size :]
+        d = c.features * c.features
+        np.subtract(1, d, out=d)
+        djoined = self.joined.backward(np.multiply(d, dfeatures, out=d), c.linear[2])
+        steps, batch = c.query.shape[:2]
+        dcontext, dh = (np.zeros((steps, batch, n), d.dtype) for n in (self.memory_size, self.hidden_size))
+        dcontext[c.where], dh[c.where] = djoined[..., : self.memory_size], djoined[..., self.memory_size :]
         dquery, dkeys, dmemory, dv = ops.attention_backward(
             dcontext, c.weights, c.query, c.keys, c.memory, c.lengths, self.params.get("v")
         )
         if dv is not None:
             self.grads["v"] += dv
-        dh = dh + (dquery if self.query is None else self.query.backward(dquery, c.linear[0]))
+        dh += dquery if self.query is None else self.query.backward(dquery, c.linear[0])
         dmemory += dkeys if self.keys is None else self.keys.backward(dkeys, c.linear[1])
         return dh, dmemory
 

@@ -33,6 +33,7 @@ class Beginning(NamedTuple):
     state: State
     memory: Any  # (S, B, E), or None where nothing is attended to
     lengths: Any  # (B,) steps of the memory
+    steps: int = 0  # that an encoder took
 
 
 class Targets(NamedTuple):
@@ -40,12 +41,14 @@ class Targets(NamedTuple):
 
     inputs: Array  # (T + 1, B) int32: the end, then the tokens
     lengths: NDArray[np.int32]  # (B,) of inputs
-    labels: NDArray[np.int32]  # (T + 1, B): the tokens, then the end; -1 behind it
+    where: NDArray[np.bool_]  # (T + 1, B) which of them count: those before a sequence's length
+    labels: NDArray[np.int32]  # (N,) of those: the tokens, then the end
 
-    @property
-    def items(self) -> int:
-        """Labels that count."""
-        return int(self.lengths.sum())
+    def padded(self, rows: Array) -> Array:
+        """(N, ...) values of those that count as (T + 1, B, ...), zero elsewhere."""
+        result = np.zeros((*self.where.shape, *rows.shape[1:]), rows.dtype)
+        result[self.where] = rows
+        return result
 
 
 class SequenceModel(Module):
@@ -91,11 +94,11 @@ class SequenceModel(Module):
 
     def __call__(self, condition: Any, targets: Sequence[Any]) -> tuple[Array, NDArray[np.int32]]:
         """Logits (T + 1, B, V + 1) of each token behind those before it, of the end behind the last, and how many of
-        them each sequence has (B,). No dropout."""
+        them each sequence has (B,), behind which are zeros. No dropout."""
         condition, tokens = self._read_pairs(condition, targets)
         read = side_by_side(tokens, self.decoder.end)
         begin, _ = self._begin(condition, training=False, step=0, keep=False)
-        return self.decoder.output(self.decoder.features(read.inputs, read.lengths, begin)), read.lengths
+        return read.padded(self.decoder.output(self.decoder.features(read, begin))), read.lengths
 
     def train_step(
         self,
@@ -128,7 +131,7 @@ class SequenceModel(Module):
                 raise FloatingPointError(f"the loss is {loss}")
             return loss
 
-        return update(self, optimizer, gradients, clip_norm=clip_norm, clip_value=clip_value), read.items
+        return update(self, optimizer, gradients, clip_norm=clip_norm, clip_value=clip_value), len(read.labels)
 
     def loss_and_gradients(
         self, condition: Any, targets: Sequence[Any], *, label_smoothing: float = 0.0, training: bool = True
@@ -143,20 +146,20 @@ class SequenceModel(Module):
     ) -> float:
         step, decoder = self.rng.step, self.decoder
         begin, begin_cache = self._begin(condition, training=training, step=step, keep=True)
-        inputs = self._mixed(read, begin, share, step) if share > 0 else read.inputs
-        features, cache = decoder.forward_features(inputs, read.lengths, begin, training=training, step=step)
+        if share > 0:
+            read = read._replace(inputs=self._mixed(read, begin, share, step))
+        features, cache = decoder.forward_features(read, begin, training=training, step=step)
         loss, dfeatures = decoder.loss(features, read.labels, label_smoothing=label_smoothing)
         assert dfeatures is not None
         dstate, dmemory = decoder.backward_features(dfeatures, cache)
         self._begin_backward(dstate, dmemory, begin_cache)
-        if training:
-            steps = len(inputs) if begin.memory is None else max(len(inputs), len(begin.memory))
-            self.rng.step += steps
+        if training:  # dropout of the features counts rows
+            self.rng.step += max(len(read.labels), begin.steps)
         return float(loss)
 
     def _mixed(self, read: Targets, begin: Beginning, share: float, step: int) -> Array:
         """The inputs, some of them the model's own."""
-        logits = self.decoder.output(self.decoder.features(read.inputs, read.lengths, begin))
+        logits = read.padded(self.decoder.output(self.decoder.features(read, begin)))
         own = logits[:-1, :, : self.decoder.end].argmax(axis=-1).astype(np.int32)
         generator = np.random.default_rng([self.rng.seed, step])
         inputs = read.inputs.copy()
@@ -167,7 +170,7 @@ class SequenceModel(Module):
         """(mean loss in nats of a token or end, how many of these there are), without dropout."""
         total, count = 0.0, 0
         for _, losses, read in self._losses(condition, targets, batch_size):
-            total, count = total + float(losses.sum(dtype=np.float64)), count + read.items
+            total, count = total + float(losses.sum(dtype=np.float64)), count + len(read.labels)
         return (total / count if count else math.nan), count
 
     def log_probabilities(
@@ -175,20 +178,20 @@ class SequenceModel(Module):
     ) -> NDArray[np.float64]:
         """(B,) log-probability of each target, its end included."""
         result = np.zeros(len(targets))
-        for indices, losses, _ in self._losses(condition, targets, batch_size):
-            result[indices] = -losses.sum(axis=0, dtype=np.float64)
+        for indices, losses, read in self._losses(condition, targets, batch_size):
+            result[indices] = -read.padded(losses).sum(axis=0, dtype=np.float64)
         return result
 
     def _losses(
         self, condition: Any, targets: Sequence[Any], batch_size: int
     ) -> Iterator[tuple[NDArray[np.intp], Array, Targets]]:
-        """(indices, losses (T + 1, B), targets) of batches of about one length."""
+        """(indices, losses (N,), targets) of batches of about one length."""
         condition, tokens = self._read_pairs(condition, targets)
         lengths = np.stack([self._lengths(condition), [len(t) for t in tokens]], axis=1)
         for indices in Bucketed(lengths, batch_size).epoch():
             part, read = self._take(condition, indices), side_by_side([tokens[i] for i in indices], self.decoder.end)
             begin, _ = self._begin(part, training=False, step=0, keep=False)
-            features = self.decoder.features(read.inputs, read.lengths, begin)
+            features = self.decoder.features(read, begin)
             yield indices, self.decoder.loss(features, read.labels, gradient=False, reduction="none")[0], read
 
     def _read_pairs(self, condition: Any, targets: Sequence[Any]) -> tuple[Any, list[NDArray[np.int32]]]:
@@ -255,8 +258,9 @@ def side_by_side(tokens: Sequence[NDArray[np.int32]], end: int) -> Targets:
     ends = np.full((1, len(tokens)), end, np.int32)
     inputs, labels = np.concatenate([ends, padded]), np.concatenate([padded, ends])
     at = np.arange(len(labels))[:, None]
-    labels = np.where(at < lengths, labels, np.where(at == lengths, end, -1)).astype(np.int32)
-    return Targets(inputs, (lengths + 1).astype(np.int32), labels)
+    labels[at == lengths] = end
+    where = at <= lengths
+    return Targets(inputs, (lengths + 1).astype(np.int32), where, labels[where])
 
 
 def read_tokens(name: str, value: Any, vocabulary: int) -> NDArray[np.int32]:

@@ -21,7 +21,7 @@ from ..dense import Dropout, Embedding, Linear
 from ..module import Module
 from ..random import CounterRng, fresh_seed
 from .attention import Attention
-from .base import Beginning, SequenceModel
+from .base import Beginning, SequenceModel, Targets
 from .encoder import Encoder
 
 __all__ = ["Decoder"]
@@ -31,6 +31,7 @@ State = Any
 
 
 class _Cache(NamedTuple):
+    read: Targets
     reader: Any
     attention: Any
     drop: Any
@@ -134,28 +135,31 @@ class Decoder(SequenceModel):
 
     # --- One pass over known targets ---
 
-    def features(self, inputs: Array, lengths: Any, begin: Beginning) -> Array:
-        """What the output layer reads (T, B, H) at each of the inputs (T, B), without dropout."""
-        h, _ = self._reader(inputs, begin.state, lengths)
-        return h if self.attention is None else self.attention(h, begin.memory, begin.lengths)[0]
+    def features(self, read: Targets, begin: Beginning) -> Array:
+        """What the output layer reads (N, H) at each of the N inputs that count, without dropout."""
+        h, _ = self._reader(read.inputs, begin.state, read.lengths)
+        return (
+            h[read.where] if self.attention is None else self.attention(h, begin.memory, begin.lengths, read.where)[0]
+        )
 
-    def forward_features(
-        self, inputs: Array, lengths: Any, begin: Beginning, *, training: bool, step: int
-    ) -> tuple[Array, Any]:
+    def forward_features(self, read: Targets, begin: Beginning, *, training: bool, step: int) -> tuple[Array, Any]:
         """As features, with dropout where `training`, and with the cache for backward_features."""
-        h, _, reader = self._reader.forward(inputs, begin.state, lengths, training=training, step=step)
+        h, _, reader = self._reader.forward(read.inputs, begin.state, read.lengths, training=training, step=step)
         attention = None
-        if self.attention is not None:
-            h, _, attention = self.attention.forward(h, begin.memory, begin.lengths)
-        rng = CounterRng(self._reader.seed, step)
-        h, drop = self.drop.forward(h, training=training, rng=rng)
-        return h, _Cache(reader, attention, drop)
+        if self.attention is None:
+            features = h[read.where]
+        else:
+            features, _, attention = self.attention.forward(h, begin.memory, begin.lengths, read.where)
+        features, drop = self.drop.forward(features, training=training, rng=CounterRng(self._reader.seed, step))
+        return features, _Cache(read, reader, attention, drop)
 
     def backward_features(self, dfeatures: Array, cache: _Cache) -> tuple[State, Array | None]:
         """(gradient of the state that it began with, gradient of the memory or None); adds into `grads`."""
-        dh, dmemory = self.drop.backward(dfeatures, cache.drop), None
-        if self.attention is not None:
-            dh, dmemory = self.attention.backward(dh, cache.attention)
+        d, dmemory = self.drop.backward(dfeatures, cache.drop), None
+        if self.attention is None:
+            dh = cache.read.padded(d)
+        else:
+            dh, dmemory = self.attention.backward(d, cache.attention)
         return self._reader.backward(dh, None, cache.reader), dmemory
 
     def loss(
@@ -167,8 +171,8 @@ class Decoder(SequenceModel):
         gradient: bool = True,
         reduction: str = "mean",
     ) -> tuple[Any, Array | None]:
-        """Cross-entropy of the labels (T, B), -1 where there is none, and the gradient of the features (else None);
-        that of the output layer is added to `grads`."""
+        """Cross-entropy of the labels (N,), and with `gradient` that of the features (N, H); the output layer's is added
+        to `grads`."""
         params, grads = self.output.params, self.output.grads
         loss, dfeatures = ops.linear_cross_entropy(
             features,
@@ -177,7 +181,6 @@ class Decoder(SequenceModel):
             labels,
             dweight=grads["weight"] if gradient else None,
             dbias=grads["bias"] if gradient else None,
-            ignore_index=-1,
             label_smoothing=label_smoothing,
             reduction=reduction,
         )

@@ -160,7 +160,7 @@ class Seq2Seq(SequenceModel):
             vectors = np.concatenate([p.transpose(1, 0, 2).reshape(len(lengths), -1) for p in _parts(state)], axis=1)
             state, bridge = self.decoder.state_of(vectors)
         attends = self.decoder.attention is not None
-        return Beginning(state, memory if attends else None, lengths if attends else None), (cache, bridge)
+        return Beginning(state, memory if attends else None, lengths if attends else None, len(x)), (cache, bridge)
 
     def _begin_backward(self, dstate: State, dmemory: Array | None, cache: Any) -> None:
         encoder_cache, bridge = cache

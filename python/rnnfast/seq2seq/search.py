@@ -92,7 +92,7 @@ def search(
 ) -> list[list[Hypothesis]]:
     """For each of B sources the `n_best` best hypotheses, the best first (there may be fewer). An error names a source
     by its number in `names`."""
-    state, memory, lengths = begin
+    state, memory, lengths, _ = begin
     parts = state if isinstance(state, tuple) else (state,)
     (layers, batch, hidden), rnn, threads, o = parts[0].shape, decoder.rnn, get_num_threads(), options
     rows = batch * o.beam_size
