@@ -165,9 +165,9 @@ def sequences(doc):
     lines = []
     for name, of in doc["attention"].items():
         kind = "without attention" if name == "none" else f"{name} attention"
-        step = of["step"]
-        cells = [f"training step, {doc['batch_size']} pairs, {kind}", report.duration(step["rnnfast"])]
-        lines.append([*cells, f"{step['torch'] / step['rnnfast']:.2f} ×", ""])
+        for batches, step in of["steps"].items():
+            cells = [f"training step, {doc['batch_size']} pairs, {batches}, {kind}", report.duration(step["rnnfast"])]
+            lines.append([*cells, f"{step['torch'] / step['rnnfast']:.2f} ×", ""])
         for s in of["search"]:
             what = f"beam of {s['beam_size']}, {s['sources']} source{'s' * (s['sources'] > 1)}, {kind}"
             ratios = [f"{s[k] / s['rnnfast']:.2f} ×" for k in ("torch", "torch, a loop")]

@@ -3,8 +3,8 @@
     python benchmarks/sequences.py --data cmudict.dict --out benchmarks/results/sequences.json
 
 Both have the same weights, of a model that was trained for a short time (so that hypotheses end) and copied, and read
-the same batches of ragged pairs of CMUdict, made by rnnfast.batches; their losses and hypotheses are compared before
-anything is timed. PyTorch's model is torch.nn's: LSTM over packed sequences,
+the same ragged batches of pairs of CMUdict: shuffled, and of about one length, as rnnfast.batches makes them. Their
+losses and hypotheses are compared before anything is timed. PyTorch's model is torch.nn's: LSTM over packed sequences,
 attention as batched products with a mask, cross-entropy, Adam. Its search follows all beams of a source together, with
 the same rule: a loop over the sources, or all sources of a batch together as well. Steps take turns; a time is the
 median.
@@ -219,7 +219,7 @@ def main():
     torch.set_num_threads(args.threads)
     words = cmudict.split(cmudict.read_dictionary(args.data))[0]
     pairs = read_pairs(words)
-    results = {}
+    results, size = {}, args.batch_size
     for attention in ("general", None):
         model = seq2seq.fit(
             pairs,
@@ -227,7 +227,7 @@ def main():
             level="char",
             target_level="space",
             attention=attention,
-            batch_size=args.batch_size,
+            batch_size=size,
             max_time=args.train,
             samples=0,
             quiet=True,
@@ -237,17 +237,23 @@ def main():
         sources = encode([(p.source, p.where) for p in pairs], model.tokenizers[0])
         targets = encode([(p.target, p.where) for p in pairs], model.tokenizers[1])
         lengths = np.array([(len(s), len(t)) for s, t in zip(sources, targets, strict=True)])
-        bucketed = itertools.islice(Bucketed(lengths, args.batch_size, seed=1).epoch(0), args.batches)
-        batches = [([sources[i] for i in b], [targets[i] for i in b]) for b in bucketed]
+        orders = {
+            "shuffled": np.split(
+                np.random.default_rng(1).permutation(len(sources))[: args.batches * size], args.batches
+            ),
+            "of about one length": itertools.islice(Bucketed(lengths, size, seed=1).epoch(0), args.batches),
+        }
+        batches = {k: [([sources[i] for i in b], [targets[i] for i in b]) for b in of] for k, of in orders.items()}
         some = [sources[i] for i in np.random.default_rng(0).permutation(len(sources))[:64]]
         peer = TorchSeq2Seq(model)
         search = [measure_search(model, peer, some[:n], 5, 60) for n in (1, 64)]
-        steps = measure_steps(model, peer, batches)
-        results[attention or "none"] = {"step": steps, "search": search}
-        print(
-            f"attention {attention}: step {1e3 * steps['rnnfast']:.1f} ms, torch {1e3 * steps['torch']:.1f} ms", end=""
-        )
-        print(f", {steps['torch'] / steps['rnnfast']:.2f} x")
+        steps = {}
+        for kind, of in batches.items():
+            steps[kind] = step = measure_steps(model, peer, of)
+            peer = TorchSeq2Seq(model)  # both go on from the same weights
+            ours, theirs = (1e3 * step[name] for name in ("rnnfast", "torch"))
+            print(f"attention {attention}, batches {kind}: {ours:.1f} ms, torch {theirs:.1f} ms, {theirs / ours:.2f} x")
+        results[attention or "none"] = {"steps": steps, "search": search}
         for s in search:
             print(
                 f"  beam {s['beam_size']} of {s['sources']} sources: {1e3 * s['rnnfast']:.2f} ms; torch together "

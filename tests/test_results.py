@@ -220,7 +220,10 @@ def test_readme_is_written_and_checked(tmp_path, capsys):
     doc = {"recipes": {"plain": {**recipe, "runs": [{"beam_size": 5}]}}, "data": {"words": 9}, "date": "2026-01-02"}
     (results / "cmudict.json").write_text(json.dumps({**doc, "info": fake_run()["info"]}))
     search = {"sources": 64, "beam_size": 5, "rnnfast": 0.01, "torch": 0.04, "torch, a loop": 0.2}
-    doc = {"attention": {"none": {"step": {"rnnfast": 0.1, "torch": 0.4}, "search": [search]}}, "batch_size": 64}
+    doc = {
+        "attention": {"none": {"steps": {"shuffled": {"rnnfast": 0.1, "torch": 0.4}}, "search": [search]}},
+        "batch_size": 64,
+    }
     (results / "sequences.json").write_text(
         json.dumps({**doc, "torch": "9.8", "info": fake_run()["info"], "date": "2026-01-02"})
     )

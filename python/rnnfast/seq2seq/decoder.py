@@ -171,8 +171,8 @@ class Decoder(SequenceModel):
         gradient: bool = True,
         reduction: str = "mean",
     ) -> tuple[Any, Array | None]:
-        """Cross-entropy of the labels (N,), and with `gradient` that of the features (N, H); the output layer's is added
-        to `grads`."""
+        """Cross-entropy of the labels (N,), and with `gradient` that of the features (N, H); the output layer's goes
+        into `grads`."""
         params, grads = self.output.params, self.output.grads
         loss, dfeatures = ops.linear_cross_entropy(
             features,
