@@ -67,7 +67,7 @@ def test_sums_of_two_digits_are_learnt(one_thread):
 @pytest.mark.parametrize("attention", [None, "general"])
 def test_sums_of_three_digits_are_learnt(attention):
     pairs = sums(3, 52_000)
-    options = {"hidden_size": 128, "batch_size": 128, "learning_rate": 5e-3, "max_epochs": 20, "seed": 1, "quiet": True}
+    options = {"hidden_size": 128, "batch_size": 128, "learning_rate": 5e-3, "max_epochs": 40, "seed": 1, "quiet": True}
     model = seq2seq.fit(pairs[:50_000], val_frac=0.0, attention=attention, **options)
     assert exact(model, pairs[50_000:]) >= 0.99
 
