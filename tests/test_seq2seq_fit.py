@@ -64,11 +64,10 @@ def test_sums_of_two_digits_are_learnt(one_thread):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", [None, "general"])
-def test_sums_of_three_digits_are_learnt(attention):
+def test_sums_of_three_digits_are_learnt(one_thread):
     pairs = sums(3, 52_000)
-    options = {"hidden_size": 128, "batch_size": 128, "learning_rate": 5e-3, "max_epochs": 40, "seed": 1, "quiet": True}
-    model = seq2seq.fit(pairs[:50_000], val_frac=0.0, attention=attention, **options)
+    options = {"hidden_size": 128, "batch_size": 128, "learning_rate": 5e-3, "max_epochs": 26, "seed": 1, "quiet": True}
+    model = seq2seq.fit(pairs[:50_000], val_frac=0.0, attention="general", **options)
     assert exact(model, pairs[50_000:]) >= 0.99
 
 
