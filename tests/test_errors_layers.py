@@ -325,6 +325,12 @@ OTHER_CASES = {
     "threads zero": (lambda: rnnfast.set_num_threads(0), ValueError, ["n must", "at least 1", "0"]),
     "threads float": (lambda: rnnfast.set_num_threads(2.0), TypeError, ["n must", "integer", "2.0"]),
     # losses
+    "label_smoothing one": (lambda: loss(label_smoothing=1.0), ValueError, ["label_smoothing", "[0, 1)", "1.0"]),
+    "label_smoothing and weights": (
+        lambda: fused(label_smoothing=0.1, weights=np.ones(5)),
+        ValueError,
+        ["weights must", "None", "label_smoothing", "0.1"],
+    ),
     "logits integers": (lambda: loss(TARGETS), TypeError, ["logits must", "floating point", "int64"]),
     "logits without classes": (lambda: loss(LOGITS[:, :0]), ValueError, ["logits must", "at least 1", "(4, 0)"]),
     "targets float": (lambda: loss(targets=LOGITS[:, 0]), TypeError, ["targets must", "integers", "float32"]),

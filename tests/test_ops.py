@@ -48,6 +48,8 @@ def test_softmax_cross_entropy(dtype, reduction, data):
     if ignore_index is not None:
         targets[rng.random((rows, 2)) < 0.3] = ignore_index
     options = {"weights": weights, "ignore_index": ignore_index, "reduction": reduction}
+    if weights is None:
+        options["label_smoothing"] = data.draw(st.sampled_from((0.0, 0.1)))
     loss, dlogits = ops.softmax_cross_entropy(logits, targets, **options)
     expected, expected_dlogits = ref.softmax_cross_entropy(logits, targets, **options)
     assert dlogits.dtype == dtype
@@ -116,6 +118,8 @@ def test_linear_cross_entropy(dtype, reduction, data):
     weights = numbers(rng, classes, dtype) ** 2 if data.draw(st.booleans()) else None
     ignore_index = data.draw(st.sampled_from((None, 0)))
     options = {"weights": weights, "ignore_index": ignore_index, "reduction": reduction}
+    if weights is None:
+        options["label_smoothing"] = data.draw(st.sampled_from((0.0, 0.1)))
     dweight = np.full((classes, width), 0.5, dtype)
     dbias = None if bias is None else np.full(classes, 0.5, dtype)
     loss, dx = ops.linear_cross_entropy(x, weight, bias, targets, dweight=dweight, dbias=dbias, **options)

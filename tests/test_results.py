@@ -214,6 +214,19 @@ def test_readme_is_written_and_checked(tmp_path, capsys):
     rows += [{"group": "overhead", "name": "gru/forward/T1", "threads": 1, "ratio": 1.0, "overhead": 1.25e-5}]
     doc = {"rows": rows, "info": {**fake_run()["info"], "torch": "9.8"}, "date": "2026-01-02"}
     (results / "torch_backend.json").write_text(json.dumps(doc))
+    score = {"sequence_error": 0.3, "token_error": 0.07, "interval": [0.29, 0.31]}
+    recipe = {"options": {"cell": "lstm", "hidden_size": 512, "attention": None}, "parameters": 2_600_000}
+    recipe |= {"median": {"test": {"beam 1": score, "beam 5": score}}, "seconds": 3000.0, "seeds": [1]}
+    doc = {"recipes": {"plain": {**recipe, "runs": [{"beam_size": 5}]}}, "data": {"words": 9}, "date": "2026-01-02"}
+    (results / "cmudict.json").write_text(json.dumps({**doc, "info": fake_run()["info"]}))
+    search = {"sources": 64, "beam_size": 5, "rnnfast": 0.01, "torch": 0.04, "torch, a loop": 0.2}
+    doc = {
+        "attention": {"none": {"steps": {"shuffled": {"rnnfast": 0.1, "torch": 0.4}}, "search": [search]}},
+        "batch_size": 64,
+    }
+    (results / "sequences.json").write_text(
+        json.dumps({**doc, "torch": "9.8", "info": fake_run()["info"], "date": "2026-01-02"})
+    )
     assert readme_table.main([*arguments, "--check"]) == 1
     assert readme_table.main(arguments) == readme_table.main([*arguments, "--check"]) == 0
     text = readme.read_text()
@@ -226,6 +239,8 @@ def test_readme_is_written_and_checked(tmp_path, capsys):
     assert re.search(r"\| forward \| 2 +\| 2 +\| 4.00 × +\| 2.00 ×, lstm/T1 +\|", text)
     assert re.search(r"\| `import rnnfast`, beyond `import numpy` \| 51 ms +\|", text)
     assert re.search(r"\| fast: LSTM 1 × 256, 0.35 M parameters \| 11 s +\| 21 s +\| not reached", text)
+    assert "| 30.00 % | 29.00 to 31.00 | 7.00 % | 50.0 min | 1 " in text
+    assert re.search(r"beam of 5, 64 sources, without attention +\| 10.0 ms +\| 4.00 × +\| 20.00 × ", text)
     readme.write_text(text.replace("2.00 ×", "20.0 ×"))
     assert readme_table.main([*arguments, "--check"]) == 1
 

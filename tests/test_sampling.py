@@ -181,6 +181,16 @@ def test_the_same_tokens_for_any_number_of_threads():
     np.testing.assert_array_equal(drawn[0], drawn[2])
 
 
+def test_more_threads_than_a_step_is_dealt_to():
+    """A step with a barrier takes no more threads than run at once; the output layer alone would take all of them."""
+    model = lm.LanguageModel(12_000, 512, 1, embedding_size=32, seed=3)
+    drawn = []
+    for threads in (1, 24):
+        with rnnfast.threads(threads):
+            drawn.append(model.sample([1, 2, 3], 4, seed=8))
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+
+
 @pytest.mark.isa
 def test_sampling_computes_what_the_model_computes_to_the_bit():
     """In float32 the likeliest tokens of the whole sequence at once are those that were sampled one by one."""

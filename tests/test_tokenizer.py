@@ -160,7 +160,10 @@ ERRORS = [
         lambda: WordTokenizer(["<unk>", "<join>", " ", "\n", "a", "a"]),
         "words must differ from one another, got 'a' twice",
     ),
-    (lambda: lm.from_dict({"type": "chars"}), "the tokenizer's type must be 'char', 'byte' or 'word', got 'chars'"),
+    (
+        lambda: lm.from_dict({"type": "chars"}),
+        "the tokenizer's type must be 'char', 'byte', 'word' or 'space', got 'chars'",
+    ),
     (lambda: lm.from_dict([]), "type must be .* got None"),
     (lambda: lm.from_dict({"type": "char"}), r"a char tokenizer must have the entry 'symbols', got \['type'\]"),
     (

@@ -56,9 +56,10 @@ Reduction reduction_of(const std::string& name) {
 
 // The loss as Python gets it: a number, or with "none" an array; `compute` is given the targets and returns a number.
 template <class T, class F>
-py::object loss_of(const Tokens& target, const std::optional<Array<T>>& weights, const std::string& reduction,
-                   F&& compute) {
-  LossTargets<T> targets{target.size(), target.data(), data_or_null(weights), reduction_of(reduction), nullptr};
+py::object loss_of(const Tokens& target, const std::optional<Array<T>>& weights, double smoothing,
+                   const std::string& reduction, F&& compute) {
+  LossTargets<T> targets{target.size(),           target.data(), data_or_null(weights),
+                         reduction_of(reduction), nullptr,       smoothing};
   std::optional<Array<T>> rows;
   if (targets.reduction == Reduction::none) {
     rows.emplace(target.size());
@@ -71,10 +72,10 @@ py::object loss_of(const Tokens& target, const std::optional<Array<T>>& weights,
 
 template <class T>
 py::tuple cross_entropy(const Array<T>& logits, const Tokens& target, const std::optional<Array<T>>& weights,
-                        const std::string& reduction, int threads) {
+                        double smoothing, const std::string& reduction, int threads) {
   Array<T> dlogits({logits.shape(0), logits.shape(1)});
   T* to = dlogits.mutable_data();
-  py::object loss = loss_of(target, weights, reduction, [&](const LossTargets<T>& targets) {
+  py::object loss = loss_of(target, weights, smoothing, reduction, [&](const LossTargets<T>& targets) {
     return softmax_cross_entropy(targets, logits.data(), logits.shape(1), to, threads);
   });
   return py::make_tuple(std::move(loss), std::move(dlogits));
@@ -82,7 +83,7 @@ py::tuple cross_entropy(const Array<T>& logits, const Tokens& target, const std:
 
 template <class T>
 py::tuple fused_cross_entropy(const Array<T>& x, const Array<T>& weight, const std::optional<Array<T>>& bias,
-                              const Tokens& target, const std::optional<Array<T>>& weights,
+                              const Tokens& target, const std::optional<Array<T>>& weights, double smoothing,
                               const std::string& reduction, std::optional<Array<T>> dweight,
                               std::optional<Array<T>> dbias, int threads) {
   std::optional<Array<T>> dx;
@@ -90,7 +91,7 @@ py::tuple fused_cross_entropy(const Array<T>& x, const Array<T>& weight, const s
   const LinearLoss<T> io{
       weight.shape(1),          weight.shape(0),       x.data(), weight.data(), data_or_null(bias), mutable_or_null(dx),
       mutable_or_null(dweight), mutable_or_null(dbias)};
-  py::object loss = loss_of(target, weights, reduction,
+  py::object loss = loss_of(target, weights, smoothing, reduction,
                             [&](const LossTargets<T>& targets) { return linear_cross_entropy(targets, io, threads); });
   return py::make_tuple(std::move(loss), std::move(dx));
 }
@@ -205,9 +206,10 @@ void bind_type(py::module_& m, const std::string& suffix) {
       .def(py::init(&pack<T>), a("weight"), a("bias"), "backward"_a, "threads"_a)
       .def("forward", apply_linear<T>, a("x"), "threads"_a)
       .def("backward", linear_gradients<T>, a("dy"), a("x"), a("dweight"), a("dbias"), "threads"_a);
-  m.def("softmax_cross_entropy", cross_entropy<T>, a("logits"), a("target"), a("weights"), "reduction"_a, "threads"_a);
+  m.def("softmax_cross_entropy", cross_entropy<T>, a("logits"), a("target"), a("weights"), "smoothing"_a, "reduction"_a,
+        "threads"_a);
   m.def("linear_cross_entropy", fused_cross_entropy<T>, a("x"), a("weight"), a("bias"), a("target"), a("weights"),
-        "reduction"_a, a("dweight"), a("dbias"), "threads"_a);
+        "smoothing"_a, "reduction"_a, a("dweight"), a("dbias"), "threads"_a);
   m.def("embedding_forward", gather<T>, a("table"), a("tokens"), "threads"_a);
   m.def("embedding_backward", scatter_add<T>, a("dy"), a("tokens"), a("dtable"), "threads"_a);
   m.def("dropout", drop<T>, a("x"), "p"_a, "seed"_a, "step"_a, "stream"_a, "threads"_a);

@@ -6,6 +6,7 @@ void bind_system(py::module_& m);
 void bind_rnn(py::module_& m);
 void bind_borrowed(py::module_& m);
 void bind_ops(py::module_& m);
+void bind_seq2seq(py::module_& m);
 }  // namespace rnnfast
 
 PYBIND11_MODULE(_core, m) {
@@ -14,4 +15,5 @@ PYBIND11_MODULE(_core, m) {
   rnnfast::bind_rnn(m);
   rnnfast::bind_borrowed(m);
   rnnfast::bind_ops(m);
+  rnnfast::bind_seq2seq(m);
 }

@@ -105,7 +105,8 @@ template <class T>
 std::shared_ptr<PackedLinear<T>> pack_linear(const T* weight, const T* bias, int64_t in, int64_t out, bool backward,
                                              int threads) {
   auto packed = std::make_shared<PackedLinear<T>>(in, out, backward);
-  parallel(threads_for(packed->flops(8), threads), [&](Team& team) { packed->pack(weight, bias, team); });
+  const int64_t rows = backward ? 32 : 16;  // whose product takes about as long as packing
+  parallel(threads_for(packed->flops(rows), threads), [&](Team& team) { packed->pack(weight, bias, team); });
   return packed;
 }
 

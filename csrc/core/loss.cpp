@@ -44,7 +44,7 @@ class RowLosses {
   // Losses of rows [begin, begin + count), whose logits these are; dlogits (null, or as wide as `width`) too.
   void take(int64_t begin, int64_t count, const T* logits, int64_t stride, int64_t classes, T* dlogits, int64_t width) {
     CrossEntropyArgs<T> args{};
-    args.classes = classes, args.width = width;
+    args.classes = classes, args.width = width, args.smoothing = static_cast<T>(of_.smoothing);
     args.logits = logits, args.stride = stride;
     args.dlogits = dlogits, args.dlogits_stride = width;
     args.target = of_.target + begin;

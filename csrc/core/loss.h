@@ -16,7 +16,8 @@ struct LossTargets {
   const int32_t* target;  // [rows]; negative: the row does not count
   const T* class_weight;  // [classes] or null
   Reduction reduction;
-  T* row_loss;  // [rows] or null
+  T* row_loss;           // [rows] or null
+  double smoothing = 0;  // the target is this part spread over all classes alike; without class weights
 };
 
 // dlogits [rows, classes] is assigned. Returns the loss, with "none" the sum.

@@ -112,7 +112,8 @@ Sampler<T, E>::Sampler(RnnStepper<T, E>& stepper, const T* embedding, std::share
 
 template <class T, class E>
 int Sampler<T, E>::region_threads() const {
-  return std::max(stepper_.threads(), threads_for(output_->flops(batch()), max_threads_));
+  // A step that is split has no room for more threads than it was planned for.
+  return stepper_.threads() > 1 ? stepper_.threads() : threads_for(output_->flops(batch()), max_threads_);
 }
 
 template <class T, class E>

@@ -27,6 +27,7 @@ RnnStepper<T, E>::RnnStepper(const RnnConfig& config, std::shared_ptr<const Pack
       schedule_(BatchLayout{1, batch, nullptr, nullptr, 0, 0}),
       plan_(cell_, kernels<T>().lanes, config.hidden, 1, schedule_, flops_of(config, cell_, batch), max_threads) {
   if (plan_.split == Split::none) plan_.threads = 1;
+  set_rows(batch);
   padded_ = plan_.panels * kernels<T>().lanes;
   const int64_t size = config.layers * batch * padded_;
   for (Buffer<T>& half : h_) half = Buffer<T>(size);
@@ -74,6 +75,8 @@ bool RnnStepper<T, E>::step(const T* x, const int32_t* tokens, Team& team) {
     ForwardArgs<T, E> args{};
     args.input = weights.columns, args.hidden = config_.hidden;
     args.schedule = schedule_.view();
+    args.schedule.batch = args.schedule.rows = plan_.batch;
+    args.schedule.offset = offset_, args.schedule.active = active_;
     args.w = weights.w.data(), args.r = weights.r.data(), args.bias = weights.bias.data();
     args.h_stride = h_stride_;
     args.h0 = operand_[parity_].data() + layer * batch_ * h_stride_;
@@ -130,6 +133,39 @@ void RnnStepper<T, E>::reset_row(int64_t b) {
     for (int k = 0; k < cell_.states; ++k) std::fill_n(state(k, layer) + b * padded_, config_.hidden, T(0));
     to_operand(layer, b);
   }
+}
+
+template <class T, class E>
+void RnnStepper<T, E>::gather_rows(int64_t first, const int32_t* from, int64_t count, T* scratch) {
+  bool same = true;
+  for (int64_t i = 0; i < count; ++i) same = same && from[i] == i;
+  if (same) return;
+  for (int layer = 0; layer < config_.layers; ++layer) {
+    for (int k = 0; k < cell_.states; ++k) {
+      T* rows = state(k, layer) + first * padded_;
+      for (int64_t i = 0; i < count; ++i) std::copy_n(rows + from[i] * padded_, padded_, scratch + i * padded_);
+      std::copy_n(scratch, count * padded_, rows);
+    }
+    for (int64_t i = 0; i < count; ++i) to_operand(layer, first + i);
+  }
+}
+
+template <class T, class E>
+void RnnStepper<T, E>::copy_rows(int64_t from, int64_t to, int64_t count) {
+  for (int layer = 0; layer < config_.layers; ++layer) {
+    for (int k = 0; k < cell_.states; ++k) {
+      T* rows = state(k, layer);
+      std::copy_n(rows + from * padded_, count * padded_, rows + to * padded_);
+    }
+    for (int64_t i = 0; i < count; ++i) to_operand(layer, to + i);
+  }
+}
+
+template <class T, class E>
+void RnnStepper<T, E>::set_rows(int64_t rows) {
+  plan_.batch = rows;
+  offset_[0] = 0, offset_[1] = rows;
+  active_[0] = static_cast<int32_t>(rows), active_[1] = 0;
 }
 
 template class RnnStepper<float>;

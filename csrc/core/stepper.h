@@ -25,6 +25,13 @@ class RnnStepper {
   void get_state(int k, T* out) const;
   void set_state(int k, const T* in);
   void reset_row(int64_t b);
+  // Between steps: all states of sequences first + i become those of first + from[i], for i < count. `scratch` has room
+  // for `count` rows of panels, [count][hidden rounded up to the vector];
+  void gather_rows(int64_t first, const int32_t* from, int64_t count, T* scratch);
+  // those of `count` sequences become those of others, neither of both kinds;
+  void copy_rows(int64_t from, int64_t to, int64_t count);
+  // and the first `rows` sequences alone are what the following steps are of.
+  void set_rows(int64_t rows);
 
   int64_t batch() const { return batch_; }
   const RnnConfig& config() const { return config_; }
@@ -47,6 +54,8 @@ class RnnStepper {
   int64_t batch_;
   CellShape cell_;
   Schedule schedule_;
+  int64_t offset_[2];  // of the schedule's view, for the sequences that take part
+  int32_t active_[2];
   Plan plan_;
   int64_t padded_;
   int parity_ = 0;                      // which half of h_ holds the state

@@ -3,9 +3,9 @@
 #pragma once
 
 #include "../core/random.h"
+#include "attention.h"
 #include "driver.h"
 #include "limits.h"
-#include "loss.h"
 #include "optim.h"
 
 namespace rnnfast::RNNFAST_TARGET {
@@ -86,6 +86,10 @@ template <class T>
 constexpr OpsKernels<T> make_ops_kernels() {
   OpsKernels<T> k{};
   k.cross_entropy = cross_entropy<T>;
+  k.softmax_rows = softmax_rows<T>;
+  k.softmax_back_rows = softmax_back_rows<T>;
+  k.additive_scores = additive_scores<T>;
+  k.additive_back = additive_back<T>;
   k.update[static_cast<int>(UpdateRule::sgd)] = sgd<T>;
   k.update[static_cast<int>(UpdateRule::rmsprop)] = rmsprop<T>;
   k.update[static_cast<int>(UpdateRule::adam)] = adam<T>;

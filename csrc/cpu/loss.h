@@ -56,6 +56,19 @@ T exponentials(const T* row, int64_t classes, T most, T* to, int64_t width) {
   return fold_lanes(total, [](T a, T b) { return a + b; });
 }
 
+// Sum of row[i] - most.
+template <class T>
+T sum_of(const T* row, int64_t classes, T most) {
+  using V = Vec<T>;
+  constexpr int64_t L = V::lanes;
+  V total(T(0));
+  int64_t i = 0;
+  for (; i + L <= classes; i += L) total = total + (V::load(row + i) - V(most));
+  T sum = fold_lanes(total, [](T a, T b) { return a + b; });
+  for (; i < classes; ++i) sum += row[i] - most;
+  return sum;
+}
+
 template <class T>
 void cross_entropy(const CrossEntropyArgs<T>& c, int64_t begin, int64_t end) {
   using V = Vec<T>;
@@ -71,12 +84,19 @@ void cross_entropy(const CrossEntropyArgs<T>& c, int64_t begin, int64_t end) {
     }
     const T most = largest(row, c.classes);
     c.target_logit[r] = row[target] - most;  // read before `to`, which may be the same row, is written
+    if (c.smoothing != T(0)) {
+      const T mean = sum_of(row, c.classes, most) / static_cast<T>(c.classes);
+      c.target_logit[r] += c.smoothing * (mean - c.target_logit[r]);
+    }
     const T sum = exponentials(row, c.classes, most, to, c.width);
     c.denominator[r] = sum;
     if (to == nullptr) continue;
     const V factor(c.scale[r] / sum);
     for (int64_t i = 0; i < c.width; i += L) store_units(load_units(to, i, c.width) * factor, to, i, c.width);
-    to[target] -= c.scale[r];
+    const T share = c.smoothing / static_cast<T>(c.classes);
+    to[target] -= c.scale[r] * ((T(1) - c.smoothing) + share);
+    for (int64_t i = 0; share != T(0) && i < c.classes; ++i)
+      if (i != target) to[i] -= c.scale[r] * share;
   }
 }
 

@@ -9,7 +9,7 @@ namespace rnnfast {
 constexpr int kMaxOptimiserStates = 2;
 
 // Softmax and cross-entropy of rows of logits. With p = softmax(logits): loss = log(denominator) - target_logit, and
-// dlogits = scale * (p - one_hot(target)).
+// dlogits = scale * (p - q), where q = (1 - smoothing) * one_hot(target) + smoothing / classes.
 template <class T>
 struct CrossEntropyArgs {
   int64_t classes;
@@ -21,7 +21,21 @@ struct CrossEntropyArgs {
   const int32_t* target;  // [rows]; negative: the row counts for nothing
   const T* scale;         // [rows]
   T* denominator;         // [rows] sum of exp(logit - largest logit); 1 where the row counts for nothing
-  T* target_logit;        // [rows] the target's logit - largest logit; 0 there
+  T* target_logit;        // [rows] the mean, weighted by q, of logit - largest logit; 0 there
+  T smoothing;
+};
+
+// Scores v . tanh(query + key) of one sequence (Bahdanau et al. 2015), and backward their gradients.
+template <class T>
+struct AdditiveArgs {
+  int64_t queries, keys, width;
+  const T *query, *key;  // row -> [width]
+  int64_t query_stride, key_stride;
+  const T* v;  // [width]
+  T* score;    // [queries][score_stride]; backward: their gradient
+  int64_t score_stride;
+  T *dquery, *dkey;  // as query and key, assigned
+  T* dv;             // [width], added to
 };
 
 enum class UpdateRule { sgd, rmsprop, adam };
@@ -50,6 +64,12 @@ struct UpdateArgs {
 template <class T>
 struct OpsKernels {
   void (*cross_entropy)(const CrossEntropyArgs<T>&, int64_t begin, int64_t end);
+  // Softmax of rows of n numbers in place, zeros behind them up to the stride, the next multiple of L;
+  void (*softmax_rows)(T* rows, int64_t count, int64_t n, int64_t stride);
+  // in place of the gradients d of such rows those of what the softmax was taken of.
+  void (*softmax_back_rows)(const T* weight, T* d, int64_t count, int64_t stride);
+  void (*additive_scores)(const AdditiveArgs<T>&);
+  void (*additive_back)(const AdditiveArgs<T>&);
   void (*update[kUpdateRules])(const UpdateArgs<T>&);
   // Sum of x[i]^2 in double; NaN or infinite where an element is.
   double (*sum_of_squares)(const T* x, int64_t n);

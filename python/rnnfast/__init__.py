@@ -1,5 +1,7 @@
 """rnnfast: fused recurrent networks (RNN, LSTM, GRU), forward and backward, and what is built on them."""
 
+from typing import TYPE_CHECKING
+
 from ._openmp import ensure_libgomp
 
 _libgomp = ensure_libgomp()  # before the extension, which needs it
@@ -13,6 +15,9 @@ from .layers import GRU, LSTM, RNN  # noqa: E402
 from .module import Module  # noqa: E402
 
 from . import lm  # noqa: E402  # isort: skip
+
+if TYPE_CHECKING:
+    from . import seq2seq
 
 __all__ = [
     "GRU",
@@ -31,7 +36,17 @@ __all__ = [
     "ops",
     "optim",
     "random",
+    "seq2seq",
     "set_num_threads",
     "tbptt",
     "threads",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """What is imported when it is first used: it would add a third to the time of this import."""
+    if name == "seq2seq":
+        import importlib
+
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

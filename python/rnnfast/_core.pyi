@@ -374,7 +374,12 @@ class OptimiserStep:
 
 # The functions take float32 or float64 arrays, of one dtype in a call; results have it too.
 def softmax_cross_entropy(
-    logits: NDArray[Any], target: _Ids, weights: NDArray[Any] | None, reduction: str, threads: int
+    logits: NDArray[Any],
+    target: _Ids,
+    weights: NDArray[Any] | None,
+    smoothing: float,
+    reduction: str,
+    threads: int,
 ) -> tuple[Any, NDArray[Any]]: ...
 def linear_cross_entropy(
     x: NDArray[Any],
@@ -382,6 +387,7 @@ def linear_cross_entropy(
     bias: NDArray[Any] | None,
     target: _Ids,
     weights: NDArray[Any] | None,
+    smoothing: float,
     reduction: str,
     dweight: NDArray[Any] | None,
     dbias: NDArray[Any] | None,
@@ -400,3 +406,44 @@ def optimiser_step(
 def sum_of_squares(arrays: list[NDArray[Any]], threads: int) -> float: ...
 def scale_values(arrays: list[NDArray[Any]], factor: float, threads: int) -> None: ...
 def clip_values(arrays: list[NDArray[Any]], limit: float, threads: int) -> None: ...
+
+# --- bind_seq2seq.cpp
+
+class BeamRule:
+    def __init__(
+        self, *, width: int, n_best: int, min_length: int, max_length: int, length_penalty: float, attention: bool
+    ) -> None: ...
+
+# As above, the arrays of a call are of one dtype; stepper and packed layers too.
+def attention_forward(
+    query: NDArray[Any],
+    keys: NDArray[Any],
+    values: NDArray[Any],
+    lengths: _Ids | None,
+    v: NDArray[Any] | None,
+    threads: int,
+) -> tuple[NDArray[Any], NDArray[Any]]: ...
+def attention_backward(
+    dcontext: NDArray[Any],
+    weights: NDArray[Any],
+    query: NDArray[Any],
+    keys: NDArray[Any],
+    values: NDArray[Any],
+    lengths: _Ids | None,
+    v: NDArray[Any] | None,
+    threads: int,
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any] | None]: ...
+def tanh(x: NDArray[Any], threads: int) -> NDArray[Any]: ...
+def beam_search(
+    stepper: Any,
+    embedding: NDArray[Any] | None,
+    output: Any,
+    keys: NDArray[Any] | None,
+    values: NDArray[Any] | None,
+    lengths: _Ids | None,
+    v: NDArray[Any] | None,
+    query: Any,
+    joined: Any,
+    rule: BeamRule,
+    threads: int,
+) -> tuple[_Ids, _Ids, _F64, _F64, NDArray[Any] | None, NDArray[np.bool_]]: ...

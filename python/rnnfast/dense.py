@@ -150,8 +150,11 @@ class Linear(_Dense):
         y: Array = packed.forward(array.reshape(-1, self.in_features), get_num_threads())
         return y.reshape(*array.shape[:-1], self.out_features)
 
-    def forward(self, x: Any, training: bool = True, rng: CounterRng | None = None) -> tuple[Array, Any]:
-        """As a call, and with the cache that backward needs; training and rng make no difference here."""
+    def forward(
+        self, x: Any, training: bool = True, rng: CounterRng | None = None, *, copy: bool = True
+    ) -> tuple[Array, Any]:
+        """As a call, and with the cache that backward needs; training and rng make no difference here. Without `copy`
+        the cache may hold x itself, which must not be written to before backward."""
         self._check_unfrozen()
         if self.device is not None:
             on_device, params = _cuda_dense.floats("x", x, self.in_features), _copies(self.params)
@@ -159,7 +162,7 @@ class Linear(_Dense):
         array = _floats("x", x, self.in_features, self.dtype)
         leading = array.shape[:-1]
         rows = array.reshape(-1, self.in_features)
-        cache = _LinearCache(self, rows.copy(), self.pack(backward=True), leading)
+        cache = _LinearCache(self, rows.copy() if copy else rows, self.pack(backward=True), leading)
         y: Array = cache.packed.forward(rows, get_num_threads())
         return y.reshape(*leading, self.out_features), cache
 

@@ -1,4 +1,4 @@
-"""Losses, with their gradients."""
+"""Losses and attention, with their gradients."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, _cuda_dense, cuda
+from ._attention import attention, attention_backward
 from ._check import integer
 from ._inputs import as_array, as_float
+from ._numbers import real
 from ._threads import get_num_threads
 
-__all__ = ["linear_cross_entropy", "softmax_cross_entropy"]
+__all__ = ["attention", "attention_backward", "linear_cross_entropy", "softmax_cross_entropy"]
 
 Array = NDArray[Any]
 
@@ -25,6 +27,7 @@ def softmax_cross_entropy(
     *,
     weights: Any = None,
     ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
     reduction: str = "mean",
 ) -> tuple[Any, Array]:
     """Cross-entropy of softmax(logits) with the target classes, and its gradient.
@@ -34,6 +37,8 @@ def softmax_cross_entropy(
         targets: (...) integers in 0 .. V-1.
         weights: (V,) weights of the classes, or None.
         ignore_index: targets of this value (which may be outside of 0 .. V-1) do not count.
+        label_smoothing: in [0, 1): the loss is the mean of -log p over all classes by this part, the target's by the
+            rest (Szegedy et al. 2016), as PyTorch has it; without class weights.
         reduction: "mean" divides by the sum of the weights of the targets that count, as PyTorch does (over nothing it
             is NaN, with a gradient of zeros); "sum"; "none": the loss is an array (...), the gradient that of the sum.
 
@@ -55,6 +60,7 @@ def softmax_cross_entropy(
         np.ascontiguousarray(array, dtype).reshape(-1, classes),
         flat,
         _class_weights(weights, classes, dtype),
+        _smoothing(label_smoothing, weights),
         _reduction(reduction),
         get_num_threads(),
     )
@@ -71,6 +77,7 @@ def linear_cross_entropy(
     dbias: Any = None,
     weights: Any = None,
     ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
     reduction: str = "mean",
 ) -> tuple[Any, Any]:
     """softmax_cross_entropy(x @ weight.T + bias, targets) in one pass, the logits never all in memory at once.
@@ -84,6 +91,7 @@ def linear_cross_entropy(
         dbias: the same for bias, or None.
         weights: (V,) weights of the classes, or None.
         ignore_index: targets of this value do not count.
+        label_smoothing: as for softmax_cross_entropy.
         reduction: "mean", "sum" or "none", as for softmax_cross_entropy.
 
     Returns:
@@ -94,9 +102,12 @@ def linear_cross_entropy(
             are as they were.
 
     With rnnfast.cuda.DeviceArray for weight, bias, dweight and dbias it runs on that device, the gradient of x is one
-    too, and class weights must be None.
+    too, class weights must be None and label_smoothing 0.
     """
+    smoothing = _smoothing(label_smoothing, weights)
     if isinstance(weight, cuda.DeviceArray):
+        if smoothing:
+            raise ValueError(f"label_smoothing must be 0 on a device, got {smoothing}")
         return _on_device(x, weight, bias, targets, dweight, dbias, weights, ignore_index, reduction)
     matrix = _parameter("weight", weight, (None, None))
     classes, width, dtype = int(matrix.shape[0]), int(matrix.shape[1]), matrix.dtype
@@ -113,6 +124,7 @@ def linear_cross_entropy(
         None if bias is None else _parameter("bias", bias, (classes,), dtype),
         _targets(targets, leading, classes, ignore_index),
         _class_weights(weights, classes, dtype),
+        smoothing,
         _reduction(reduction),
         None if dweight is None else _accumulator("dweight", dweight, (classes, width), dtype),
         None if dbias is None else _accumulator("dbias", dbias, (classes,), dtype),
@@ -177,6 +189,13 @@ def _class_weights(weights: Any, classes: int, dtype: np.dtype[Any]) -> Array | 
     if not (np.isfinite(array).all() and (array >= 0).all()):
         raise ValueError(f"weights must be finite and at least 0, got {array[~(np.isfinite(array) & (array >= 0))][0]}")
     return np.ascontiguousarray(array, dtype)
+
+
+def _smoothing(label_smoothing: float, weights: Any) -> float:
+    smoothing = real("label_smoothing", label_smoothing, "a number in [0, 1)", lambda v: 0 <= v < 1)
+    if smoothing and weights is not None:
+        raise ValueError(f"weights must be None where label_smoothing is not 0, got weights and {smoothing}")
+    return smoothing
 
 
 def _reduction(reduction: str) -> str:

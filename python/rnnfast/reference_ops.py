@@ -109,12 +109,19 @@ def one_hot(tokens: Array, width: int, dtype: Any = np.float64) -> Array:
 
 
 def softmax_cross_entropy(
-    logits: Array, targets: Array, *, weights: Any = None, ignore_index: int | None = None, reduction: str = "mean"
+    logits: Array,
+    targets: Array,
+    *,
+    weights: Any = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
 ) -> tuple[Any, Array]:
     """-w[y] log softmax(logits)[y] over (..., V) logits and (...) targets, and its gradient by the logits.
 
     ``weights`` (V) weigh the classes; "mean" divides by the sum of the weights of the targets that count, as torch does
-    (so the mean over nothing is NaN, with a gradient of 0); with "none" the gradient is that of the sum.
+    (so the mean over nothing is NaN, with a gradient of 0); with "none" the gradient is that of the sum. With
+    ``label_smoothing`` (without weights) a target is that part spread over all classes alike.
     """
     logits, targets = np.asarray(logits, np.float64), np.asarray(targets)
     keep = np.ones(targets.shape, bool) if ignore_index is None else targets != ignore_index
@@ -122,14 +129,71 @@ def softmax_cross_entropy(
     w = np.where(keep, 1.0 if weights is None else np.asarray(weights, np.float64)[safe], 0.0)
     shifted = logits - logits.max(axis=-1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    loss = -w * np.take_along_axis(log_p, safe[..., None], axis=-1)[..., 0]
-    dlogits = w[..., None] * (np.exp(log_p) - one_hot(safe, logits.shape[-1]))
+    classes = logits.shape[-1]
+    q = (1 - label_smoothing) * one_hot(safe, classes) + label_smoothing / classes
+    loss = -w * np.where(q > 0, q * np.where(q > 0, log_p, 0), 0).sum(axis=-1)
+    dlogits = w[..., None] * (np.exp(log_p) - q)
     if reduction == "none":
         return loss, dlogits
     if reduction == "sum":
         return float(loss.sum()), dlogits
     total = w.sum()
     return (float(loss.sum() / total), dlogits / total) if total > 0 else (float("nan"), dlogits)
+
+
+# --- Attention ------------------------------------------------------------------------------------------------------
+
+
+def attention(query: Array, keys: Array, values: Array, lengths: Any = None, v: Any = None) -> tuple[Array, Array]:
+    """(context (T, B, E), weights (T, B, S)) of query (T, B, K), keys (S, B, K) and values (S, B, E).
+
+    Scores are query . key, or with ``v`` (K) v . tanh(query + key); weights are their softmax over the first
+    ``lengths[b]`` keys, all zero where there is none.
+    """
+    T, B, S = len(query), query.shape[1], len(keys)
+    context, weights = np.zeros((T, B, values.shape[-1])), np.zeros((T, B, S))
+    for b in range(B):
+        n = S if lengths is None else int(lengths[b])
+        for t in range(T if n else 0):
+            weights[t, b, :n] = softmax(_scores(query[t, b], keys[:n, b], v))
+            context[t, b] = weights[t, b, :n] @ values[:n, b]
+    return context, weights
+
+
+def attention_backward(
+    dcontext: Array, query: Array, keys: Array, values: Array, lengths: Any = None, v: Any = None
+) -> tuple[Array, Array, Array, Array | None]:
+    """The gradients of query, keys, values and v (None without one)."""
+    _, weights = attention(query, keys, values, lengths, v)
+    dquery, dkeys, dvalues = (np.zeros(np.shape(a)) for a in (query, keys, values))
+    dv = None if v is None else np.zeros(np.shape(v))
+    for b in range(query.shape[1]):
+        n = len(keys) if lengths is None else int(lengths[b])
+        for t in range(len(query)):
+            w, k = weights[t, b, :n], keys[:n, b]
+            dw = values[:n, b] @ dcontext[t, b]
+            ds = w * (dw - w @ dw)
+            dvalues[:n, b] += np.outer(w, dcontext[t, b])
+            if v is None:
+                dquery[t, b] = ds @ k
+                dkeys[:n, b] += np.outer(ds, query[t, b])
+            else:
+                y = np.tanh(query[t, b] + k)
+                d = ds[:, None] * np.asarray(v) * (1 - y * y)
+                dquery[t, b] = d.sum(axis=0)
+                dkeys[:n, b] += d
+                dv += ds @ y
+    return dquery, dkeys, dvalues, dv
+
+
+def softmax(x: Array) -> Array:
+    """Over a vector."""
+    e = np.exp(x - x.max())
+    return np.asarray(e / e.sum())
+
+
+def _scores(query: Array, keys: Array, v: Any) -> Array:
+    return np.asarray(keys @ query if v is None else np.tanh(query + keys) @ v)
 
 
 # --- Optimisers: each turns (param, grad, its own state of the parameter, step 1, 2, ...) into the new parameter ------

@@ -3,12 +3,13 @@
 from .data import split
 from .fit import fit, load
 from .model import LanguageModel, evaluate_text
-from .tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, from_dict
+from .tokenizer import ByteTokenizer, CharTokenizer, SpaceTokenizer, Tokenizer, WordTokenizer, from_dict
 
 __all__ = [
     "ByteTokenizer",
     "CharTokenizer",
     "LanguageModel",
+    "SpaceTokenizer",
     "Tokenizer",
     "WordTokenizer",
     "evaluate_text",

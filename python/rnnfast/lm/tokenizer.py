@@ -1,4 +1,4 @@
-"""Tokenizers: text <-> int32 ids. Characters, bytes, or words.
+"""Tokenizers: text <-> int32 ids. Characters, bytes, words, or whatever spaces separate.
 
 Each has `from_text(text)`, `encode(text)`, `decode(ids)`, `decode_stream(ids)` (text as the ids arrive),
 `vocab_size`, and `to_dict()`, a dict that fits into JSON and from which `from_dict` makes the tokenizer again.
@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["ByteTokenizer", "CharTokenizer", "Tokenizer", "WordTokenizer", "from_dict"]
+__all__ = ["ByteTokenizer", "CharTokenizer", "SpaceTokenizer", "Tokenizer", "WordTokenizer", "from_dict"]
 
 Ids: TypeAlias = NDArray[np.int32]
 
@@ -231,6 +231,56 @@ class WordTokenizer(Tokenizer):
         return {"type": self.type, "words": list(self.words), "min_count": self.min_count}
 
 
+class SpaceTokenizer(Tokenizer):
+    """One id a symbol, where white space separates symbols ("K AE T"); the vocabulary is in their order as text.
+
+    `decode` puts one space between symbols. A symbol that the vocabulary lacks is an error that names it.
+    """
+
+    type = "space"
+
+    def __init__(self, symbols: Iterable[str]) -> None:
+        self.symbols = list(symbols)
+        if not self.symbols or any(not isinstance(s, str) or s.split() != [s] for s in self.symbols):
+            raise ValueError(f"symbols must be non-empty strings without white space, got {_shorten(self.symbols)}")
+        self._ids = {symbol: i for i, symbol in enumerate(self.symbols)}
+        if len(self._ids) != len(self.symbols):
+            twice = next(symbol for symbol, count in Counter(self.symbols).items() if count > 1)
+            raise ValueError(f"symbols must differ from one another, got {twice!r} twice")
+
+    @classmethod
+    def from_text(cls, text: str) -> SpaceTokenizer:
+        """The vocabulary is every symbol of the text."""
+        empty = "cannot make a vocabulary of an empty text"
+        symbols = sorted(set(_check_text(text, empty=empty).split()))
+        if not symbols:
+            raise ValueError(f"text must hold at least one symbol, got white space alone ({empty})")
+        return cls(symbols)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.symbols)
+
+    def encode(self, text: str) -> Ids:
+        symbols = _check_text(text).split()
+        unknown = [s for s in dict.fromkeys(symbols) if s not in self._ids]
+        if unknown:
+            raise ValueError(
+                f"text must hold only the {self.vocab_size} symbols of this vocabulary; not among them: "
+                f"{_listing([repr(s) for s in unknown])}, first at position {symbols.index(unknown[0])}"
+            )
+        return np.array([self._ids[s] for s in symbols], np.int32)
+
+    def decode_stream(self, ids: Iterable[Any]) -> Iterator[str]:
+        before = ""
+        for token in ids:
+            yield before + self.symbols[_check_id(token, self.vocab_size)]
+            before = " "
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"type": self.type, "symbols": list(self.symbols)}
+
+
 def from_dict(data: dict[str, Any]) -> Tokenizer:
     """The tokenizer that `to_dict` described."""
     kind = data.get("type") if isinstance(data, dict) else None
@@ -241,9 +291,11 @@ def from_dict(data: dict[str, Any]) -> Tokenizer:
             return ByteTokenizer()
         if kind == "word":
             return WordTokenizer(data["words"], min_count=data["min_count"])
+        if kind == "space":
+            return SpaceTokenizer(data["symbols"])
     except KeyError as error:
         raise ValueError(f"a {kind} tokenizer must have the entry {error.args[0]!r}, got {sorted(data)}") from None
-    raise ValueError(f"the tokenizer's type must be 'char', 'byte' or 'word', got {kind!r}")
+    raise ValueError(f"the tokenizer's type must be 'char', 'byte', 'word' or 'space', got {kind!r}")
 
 
 _WORD, _OPEN, _CLOSE, _TIGHT = range(4)  # how a token is spaced: see WordTokenizer

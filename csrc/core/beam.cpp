@@ -1,0 +1,266 @@
+#include "beam.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace rnnfast {
+
+template <class T, class E>
+BeamSearch<T, E>::BeamSearch(RnnStepper<T, E>& stepper, const DecoderParts<T>& parts, const BeamRule& rule,
+                             int max_threads)
+    : stepper_(stepper),
+      parts_(parts),
+      rule_(rule),
+      sources_(stepper.batch() / rule.width),
+      classes_(parts.output->out()),
+      inputs_(stepper.config().input),
+      token_(stepper.batch()),
+      history_token_((rule.max_length + 1) * stepper.batch()),
+      parent_((rule.max_length + 1) * stepper.batch()),
+      source_(static_cast<size_t>(sources_)) {
+  const int64_t K = rule.width, H = stepper.config().hidden, S = keys(), lanes = kernels<T>().lanes;
+  if (parts.embedding != nullptr) x_ = Buffer<T>(stepper.batch() * inputs_);
+  double flops = parts.output->flops(stepper.batch());
+  if (parts.memory != nullptr) {
+    AttentionInput<T> one = *parts.memory;
+    one.queries = K;
+    flops += one.flops() + parts.joined->flops(stepper.batch());
+    for (int64_t b = 0; b < sources_; ++b) {
+      memory_.emplace_back(one.length_of(b), one.width, one.values, one.v != nullptr);
+      memory_.back().load(one, b);
+    }
+    if (rule.keep_attention) history_attention_ = Buffer<T>((rule.max_length + 1) * stepper.batch() * S);
+  }
+  // A step that is split has no room for more threads than it was planned for.
+  threads_ = stepper_.threads() > 1 ? stepper_.threads() : threads_for(flops, max_threads);
+  for (Source& s : source_) s.score.reserve(static_cast<size_t>(K)), s.done.reserve(static_cast<size_t>(2 * K));
+  for (int64_t i = 0; i < threads_; ++i) {
+    Workspace w;
+    if (parts.query != nullptr) w.query = Buffer<T>(K * parts.query->out());
+    if (parts.memory != nullptr) {
+      w.joined = Buffer<T>(K * parts.joined->in()), w.features = Buffer<T>(K * parts.joined->out());
+      w.weights = Buffer<T>(K * (S + lanes));
+    }
+    w.logits = Buffer<T>(K * parts.output->padded_out());
+    w.rows = Buffer<T>(K * (H + lanes));
+    w.denominator = Buffer<T>(K), w.target_logit = Buffer<T>(K);
+    w.zero = Buffer<int32_t>(K);
+    std::fill_n(w.zero.data(), K, 0);
+    w.candidates.reserve(static_cast<size_t>(2 * K + 1)), w.parent.reserve(static_cast<size_t>(K));
+    workspace_.push_back(std::move(w));
+  }
+}
+
+template <class T, class E>
+void BeamSearch<T, E>::run() {
+  const auto end = static_cast<int32_t>(classes_ - 1);
+  for (int64_t r = 0; r < stepper_.batch(); ++r) feed(r, end);
+  for (Source& s : source_) s.score.assign(1, 0.0);
+  slot_.resize(static_cast<size_t>(sources_));
+  std::iota(slot_.begin(), slot_.end(), 0);
+  stepper_.set_rows(sources_);
+  const bool stopped = parallel(static_cast<int>(threads_), [&](Team& team) {
+    for (int64_t i = 0; i <= rule_.max_length && !slot_.empty(); ++i) {
+      if (step(team)) return;
+      const Span own = part_of(static_cast<int64_t>(slot_.size()), team.id, team.count);
+      for (int64_t slot = own.begin; slot < own.end; ++slot)
+        extend(slot, i, workspace_[static_cast<size_t>(team.id)], team);
+      if (team_barrier(team)) return;
+      if (team.id == 0) {
+        close_gaps();
+        if (i == 0) spread();
+        stepper_.set_rows(static_cast<int64_t>(slot_.size()) * spacing_);
+      }
+      if (team_barrier(team)) return;
+    }
+  });
+  if (stopped) throw Interrupted();
+  for (Source& s : source_) {
+    std::stable_sort(s.done.begin(), s.done.end(),
+                     [](const Hypothesis& a, const Hypothesis& b) { return a.rank > b.rank; });
+    if (s.done.size() > static_cast<size_t>(rule_.n_best)) s.done.resize(static_cast<size_t>(rule_.n_best));
+  }
+}
+
+// Slots whose sources are finished get the last ones that go on, so that the rows of all that do are the first.
+template <class T, class E>
+void BeamSearch<T, E>::close_gaps() {
+  const auto is_over = [this](int64_t b) { return source_[static_cast<size_t>(b)].finished; };
+  for (size_t slot = 0; slot < slot_.size();) {
+    if (!is_over(slot_[slot])) {
+      ++slot;
+      continue;
+    }
+    const auto last = static_cast<int64_t>(slot_.size()) - 1, gap = static_cast<int64_t>(slot);
+    if (gap != last) {
+      stepper_.copy_rows(last * spacing_, gap * spacing_, spacing_);
+      for (int64_t r = 0; r < rule_.width; ++r) feed(gap * rule_.width + r, token_[last * rule_.width + r]);
+      slot_[slot] = slot_.back();
+    }
+    slot_.pop_back();
+  }
+}
+
+// After the first step, which is of one row a source: all rows of a source begin where that one is.
+template <class T, class E>
+void BeamSearch<T, E>::spread() {
+  spacing_ = rule_.width;
+  for (auto slot = static_cast<int64_t>(slot_.size()); slot-- > 0;)  // from the last: none is written over too early
+    for (int64_t r = rule_.width; r-- > 0;)
+      if (slot * spacing_ + r != slot) stepper_.copy_rows(slot, slot * spacing_ + r, 1);
+}
+
+// All threads call it behind a barrier, and may read the network's output after it.
+template <class T, class E>
+bool BeamSearch<T, E>::step(Team& team) {
+  const T* x = x_.size() > 0 ? x_.data() : nullptr;
+  const int32_t* tokens = x_.size() > 0 ? nullptr : token_.data();
+  if (stepper_.threads() > 1 || team.count == 1) return stepper_.step(x, tokens, team);
+  if (team.id == 0) {
+    Team alone{0, 1, team.region, team.epoch};
+    stepper_.step(x, tokens, alone);
+  }
+  return team_barrier(team);
+}
+
+template <class T, class E>
+void BeamSearch<T, E>::feed(int64_t row, int32_t token) {
+  token_[row] = token;
+  if (x_.size() > 0) std::copy_n(parts_.embedding + token * inputs_, inputs_, x_.data() + row * inputs_);
+}
+
+// What the output layer reads for the rows of a source.
+template <class T, class E>
+Rows<const T> BeamSearch<T, E>::features(int64_t slot, int64_t i, Workspace& w, Team& team) {
+  const int64_t b = slot_[static_cast<size_t>(slot)], first = slot * spacing_;
+  const auto rows = static_cast<int64_t>(source_[static_cast<size_t>(b)].score.size());
+  const Rows<const T> all = stepper_.outputs(), h{all.base + first * all.stride, all.stride, nullptr};
+  if (parts_.memory == nullptr) return h;
+  const int64_t H = stepper_.config().hidden, E_ = parts_.memory->values, S = parts_.memory->keys;
+  const T* query = h.base;
+  int64_t query_stride = h.stride;
+  if (parts_.query != nullptr) {
+    query_stride = parts_.query->out();
+    parts_.query->forward(h, w.query.data(), query_stride, query_stride, {0, rows}, {0, parts_.query->panels()}, team);
+    query = w.query.data();
+  }
+  const int64_t joined = parts_.joined->in(), out = parts_.joined->out();
+  const AttentionMemory<T>& memory = memory_[static_cast<size_t>(b)];
+  memory.attend(query, query_stride, parts_.memory->v, rows, w.weights.data(), w.joined.data(), joined, team);
+  for (int64_t r = 0; r < rows; ++r) std::copy_n(h.base + r * h.stride, H, w.joined.data() + r * joined + E_);
+  parts_.joined->forward({w.joined.data(), joined, nullptr}, w.features.data(), out, out, {0, rows},
+                         {0, parts_.joined->panels()}, team);
+  kernels<T>().math(MathFunction::tanh, w.features.data(), w.features.data(), rows * out);
+  for (int64_t r = 0; rule_.keep_attention && r < rows; ++r) {
+    T* to = history_attention_.data() + at(i, b, r) * S;
+    const int64_t keys = parts_.memory->length_of(b);
+    std::copy_n(w.weights.data() + r * memory.padded(), keys, to);
+    std::fill(to + keys, to + S, T(0));
+  }
+  return {w.features.data(), out, nullptr};
+}
+
+template <class T, class E>
+void BeamSearch<T, E>::extend(int64_t slot, int64_t i, Workspace& w, Team& team) {
+  Source& s = source_[static_cast<size_t>(slot_[static_cast<size_t>(slot)])];
+  const auto rows = static_cast<int64_t>(s.score.size());
+  const int64_t width = parts_.output->padded_out();
+  parts_.output->forward(features(slot, i, w, team), w.logits.data(), width, -1, {0, rows},
+                         {0, parts_.output->panels()}, team);
+  CrossEntropyArgs<T> args{};
+  args.classes = classes_, args.logits = w.logits.data(), args.stride = width, args.target = w.zero.data();
+  args.denominator = w.denominator.data(), args.target_logit = w.target_logit.data();
+  ops_kernels<T>().cross_entropy(args, 0, rows);
+  if (!collect(s, i, w)) {
+    s.failed = s.finished = true;
+    return;
+  }
+  choose(slot, i, w);
+  s.finished = settled(s);
+}
+
+// The 2 * width best continuations of a source's rows, in order: among them are `width` that do not end. False where
+// logits are no numbers.
+template <class T, class E>
+bool BeamSearch<T, E>::collect(Source& s, int64_t i, Workspace& w) const {
+  const auto limit = static_cast<size_t>(2 * rule_.width);
+  const int64_t first = i == rule_.max_length ? classes_ - 1 : 0;
+  const int64_t last = i < rule_.min_length ? classes_ - 1 : classes_;
+  w.candidates.clear();
+  for (size_t r = 0; r < s.score.size(); ++r) {
+    const T* logits = w.logits.data() + static_cast<int64_t>(r) * parts_.output->padded_out();
+    const auto most = static_cast<double>(*std::max_element(logits, logits + classes_));
+    const double log_sum = std::log(static_cast<double>(w.denominator[static_cast<int64_t>(r)]));
+    if (!std::isfinite(most) || !std::isfinite(log_sum)) return false;
+    for (int64_t c = first; c < last; ++c) {
+      const double log_probability = (static_cast<double>(logits[c]) - most) - log_sum;
+      const Candidate one{s.score[r] + log_probability, static_cast<int32_t>(r), static_cast<int32_t>(c)};
+      if (w.candidates.size() == limit && !(one < w.candidates.front())) continue;
+      w.candidates.push_back(one);  // a heap whose front is the worst
+      std::push_heap(w.candidates.begin(), w.candidates.end());
+      if (w.candidates.size() <= limit) continue;
+      std::pop_heap(w.candidates.begin(), w.candidates.end());
+      w.candidates.pop_back();
+    }
+  }
+  std::sort_heap(w.candidates.begin(), w.candidates.end());
+  return true;
+}
+
+// Of the continuations, those that are done and those that go on, whose states and tokens are the next step's.
+template <class T, class E>
+void BeamSearch<T, E>::choose(int64_t slot, int64_t i, Workspace& w) {
+  const int64_t b = slot_[static_cast<size_t>(slot)];
+  Source& s = source_[static_cast<size_t>(b)];
+  s.score.clear(), w.parent.clear();
+  for (size_t rank = 0; rank < w.candidates.size(); ++rank) {
+    const Candidate& c = w.candidates[rank];
+    if (c.token == classes_ - 1) {
+      if (rank < static_cast<size_t>(rule_.width)) s.done.push_back({c.score, rank_of(c.score, i + 1), i, c.row});
+    } else if (s.score.size() < static_cast<size_t>(rule_.width)) {
+      const auto row = static_cast<int64_t>(s.score.size());
+      history_token_[at(i, b, row)] = c.token, parent_[at(i, b, row)] = c.row;
+      s.score.push_back(c.score), w.parent.push_back(c.row);
+      feed(slot * rule_.width + row, c.token);
+    }
+  }
+  if (i > 0)  // else all parents are the one row that there was
+    stepper_.gather_rows(slot * spacing_, w.parent.data(), static_cast<int64_t>(w.parent.size()), w.rows.data());
+}
+
+// Whether the n_best best of a source are known: no row can come to a better rank, for its score only falls.
+template <class T, class E>
+bool BeamSearch<T, E>::settled(const Source& s) const {
+  if (s.score.empty() || s.done.size() >= static_cast<size_t>(rule_.width)) return true;
+  const double best = rank_of(s.score.front(), rule_.max_length + 1);
+  const auto is_better = [&](const Hypothesis& h) { return h.rank >= best; };
+  return std::count_if(s.done.begin(), s.done.end(), is_better) >= rule_.n_best;
+}
+
+template <class T, class E>
+double BeamSearch<T, E>::rank_of(double score, int64_t n) const {
+  return score / std::pow((5.0 + static_cast<double>(n)) / 6.0, rule_.length_penalty);
+}
+
+template <class T, class E>
+void BeamSearch<T, E>::tokens(int64_t b, const Hypothesis& of, int32_t* out) const {
+  int32_t row = of.row;
+  for (int64_t i = of.steps; i-- > 0; row = parent_[at(i, b, row)]) out[i] = history_token_[at(i, b, row)];
+}
+
+template <class T, class E>
+void BeamSearch<T, E>::attention(int64_t b, const Hypothesis& of, T* out) const {
+  const int64_t S = keys();
+  int32_t row = of.row;
+  for (int64_t i = of.steps;; row = parent_[at(i, b, row)]) {
+    std::copy_n(history_attention_.data() + at(i, b, row) * S, S, out + i * S);
+    if (i-- == 0) return;
+  }
+}
+
+template class BeamSearch<float>;
+template class BeamSearch<double>;
+template class BeamSearch<float, Bf16x2>;
+
+}  // namespace rnnfast

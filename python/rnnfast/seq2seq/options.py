@@ -1,0 +1,135 @@
+"""Everything that can be chosen about training a Seq2Seq on pairs of texts: names, defaults, what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .._options import (
+    BELOW_1,
+    COUNT,
+    COUNT_OR_0,
+    FLAG,
+    TRAINING_CHECKS,
+    Check,
+    OptionError,
+    TrainingOptions,
+    check_options,
+    one_of,
+    optional,
+    plain,
+)
+from .attention import KINDS
+from .data import LEVELS
+
+__all__ = ["FROZEN", "Seq2SeqOptions", "resumed"]
+
+
+@dataclass
+class Seq2SeqOptions(TrainingOptions):
+    """The options of `fit`, the `rnnfast seq2seq train` flags and the keys of its `--config` file; None is "not used"
+    or "chosen for you"."""
+
+    batch_size: int = 64
+    # the texts
+    level: str = "char"
+    target_level: str | None = None  # as level
+    min_count: int = 1
+    share_vocabulary: bool = False
+    # the model
+    cell: str = "lstm"
+    nonlinearity: str = "tanh"
+    hidden_size: int = 256
+    num_layers: int = 1
+    embedding_size: int | None = None
+    bidirectional: bool = True
+    encoder_size: int | None = None
+    encoder_layers: int | None = None
+    attention: str | None = "general"
+    attention_size: int | None = None
+    bridge: bool = False
+    dropout: float = 0.0
+    dtype: str = "float32"
+    compute_dtype: str | None = None
+    # the loss
+    label_smoothing: float = 0.0
+    scheduled_sampling: float = 0.0
+    scheduled_sampling_steps: int = 0  # in which it rises from 0
+    # what happens on the way
+    print_every: int | None = None
+    samples: int = 3
+
+    def validate(self) -> Seq2SeqOptions:
+        def require(name: str, met: bool, expected: str) -> None:
+            if not met:
+                raise OptionError(name, expected, getattr(self, name))
+
+        check_options(self, _CHECKS, validates=True)  # fit sees whether there is a validation part
+        alike = not self.share_vocabulary or self.target_level in (None, self.level)
+        require("target_level", alike, f"{self.level!r} as the sources' for a shared vocabulary")
+        wider = "bfloat16" if self.dtype == "float32" else None
+        computes = self.compute_dtype in (None, self.dtype, wider)
+        require("compute_dtype", computes, f"None or {self.dtype!r} where dtype is {self.dtype!r}")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        return plain(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Seq2SeqOptions:
+        known = [f.name for f in fields(cls)]
+        for name, value in values.items():
+            if name not in known:
+                raise OptionError(name, f"left out: there is no such option (there are: {', '.join(known)})", value)
+        return cls(**values)
+
+
+# What the run's other steps, or the weights, are made of: it cannot change half-way.
+FROZEN = (
+    *("level", "target_level", "min_count", "share_vocabulary", "val_frac", "cell", "nonlinearity", "hidden_size"),
+    *("num_layers", "embedding_size", "bidirectional", "encoder_size", "encoder_layers", "attention", "attention_size"),
+    *("bridge", "dropout", "dtype", "compute_dtype", "seed", "batch_size", "optimizer"),
+)
+
+
+def resumed(saved: Mapping[str, Any], given: Mapping[str, Any]) -> Seq2SeqOptions:
+    """The options of a resumed run: those that it was started with, and over them those that are given now."""
+    for name in FROZEN:
+        if name in given and name in saved and given[name] != saved[name]:
+            raise OptionError(name, f"{saved[name]!r} as in the run that is resumed", given[name])
+    known = {f.name for f in fields(Seq2SeqOptions)}
+    return Seq2SeqOptions.from_dict({**{k: v for k, v in saved.items() if k in known}, **given})
+
+
+_PART: Check = (
+    "a number from 0 to 1",
+    lambda v: isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1,
+)
+
+_CHECKS: dict[str, Check] = {
+    **TRAINING_CHECKS,
+    "level": one_of(*LEVELS),
+    "target_level": optional(one_of(*LEVELS)),
+    "min_count": COUNT,
+    "share_vocabulary": FLAG,
+    "cell": one_of("lstm", "gru", "rnn"),
+    "nonlinearity": one_of("tanh", "relu"),
+    "hidden_size": COUNT,
+    "num_layers": COUNT,
+    "embedding_size": optional(COUNT),
+    "bidirectional": FLAG,
+    "encoder_size": optional(COUNT),
+    "encoder_layers": optional(COUNT),
+    "attention": optional(one_of(*KINDS)),
+    "attention_size": optional(COUNT),
+    "bridge": FLAG,
+    "dropout": BELOW_1,
+    "dtype": one_of("float32", "float64"),
+    "compute_dtype": optional(one_of("float32", "float64", "bfloat16")),
+    "label_smoothing": BELOW_1,
+    "scheduled_sampling": _PART,
+    "scheduled_sampling_steps": COUNT_OR_0,
+    "print_every": optional(COUNT),
+    "samples": COUNT_OR_0,
+}
