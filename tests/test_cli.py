@@ -20,10 +20,10 @@ import pytest
 import rnnfast
 from cli_runs import SMALL, TEXT, Stdin, command, run, text_file, train
 from rnnfast import checkpoint
+from rnnfast._options import make_limits
 from rnnfast.cli import common, main
 from rnnfast.cli.lm_flags import option_names
 from rnnfast.lm import fit, load
-from rnnfast.lm.fit import make_limits
 from rnnfast.lm.options import FROZEN, FitOptions
 from rnnfast.lm.text import demo_text, plays, read_text
 from test_train import comparable, metrics

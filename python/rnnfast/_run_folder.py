@@ -8,7 +8,7 @@ from typing import Any
 
 from .checkpoint import CheckpointError, remove_stale
 
-__all__ = ["BEST", "LAST", "METRICS", "PLOT", "FolderError", "check", "check_same", "clear"]
+__all__ = ["BEST", "LAST", "METRICS", "PLOT", "FolderError", "check", "check_same", "checkpoint_in", "clear"]
 
 LAST, BEST, METRICS, PLOT = "last.safetensors", "best.safetensors", "metrics.csv", "loss.png"
 
@@ -40,6 +40,17 @@ def clear(out: Path, *, resume: bool) -> None:
         remove_stale(out / name)
     for name in () if resume else (BEST, PLOT):
         (out / name).unlink(missing_ok=True)
+
+
+def checkpoint_in(path: str | Path) -> Path:
+    """The checkpoint itself, or in a folder of a run its best one, else its last."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    for name in (BEST, LAST):
+        if (path / name).exists():
+            return path / name
+    raise CheckpointError(f"{path} holds no checkpoint: neither {BEST} nor {LAST}")
 
 
 def check_same(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

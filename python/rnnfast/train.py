@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,13 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _run_folder, checkpoint
+from . import _run_folder, checkpoint, optim
 from ._interrupt import Interrupt
 from ._progress import COLUMNS, Progress, append_metrics, duration, plot_losses, write_metrics
 from ._run_folder import BEST, LAST, METRICS, PLOT
 from .schedules import Schedule
 
-__all__ = ["BEST", "LAST", "METRICS", "Limits", "Result", "Task", "Trainer", "TrainingError"]
+__all__ = ["BEST", "LAST", "METRICS", "Limits", "Result", "Task", "Trainer", "TrainingError", "update"]
 
 Arrays = dict[str, NDArray[Any]]
 _SAVED = (
@@ -53,7 +53,8 @@ class Task(Protocol):
         ...
 
     def evaluate(self) -> dict[str, float] | None:
-        """{"loss": …} on the validation data, None where there is none. Changes nothing that training depends on."""
+        """{"loss": …} on the validation data, None where there is none; what else is in it is shown. Changes nothing
+        that training depends on."""
         ...
 
     def sample(self, step: int) -> str | None:
@@ -70,6 +71,35 @@ class Task(Protocol):
         ...
 
     def load_state_dict(self, arrays: Arrays, meta: dict[str, Any]) -> None: ...
+
+
+def update(
+    model: Any,
+    optimizer: Any,
+    gradients: Callable[[], float],
+    *,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+) -> float:
+    """One update of a model that has dropout's generator as `rng`: `gradients` runs it forward and backward, adding
+    into its grads, and returns the loss, which update returns.
+
+    Gradients are clipped by value, then by norm. If it raises, neither the parameters nor the optimiser nor dropout's
+    generator have changed.
+    """
+    step = model.rng.step
+    try:
+        model.zero_grad()
+        loss = gradients()
+        if clip_value is not None:
+            optim.clip_grad_value([model], clip_value)
+        if clip_norm is not None:
+            optim.clip_grad_norm([model], clip_norm)
+        optimizer.step(model)
+    except BaseException:
+        model.rng.step = step
+        raise
+    return float(loss)
 
 
 @dataclass
@@ -224,7 +254,7 @@ class Trainer:
             self._take_note(self.loss)
         self.evaluated = self.step
         self._row(self.loss)
-        self._show_evaluation(sample)
+        self._show_evaluation({} if metrics is None else metrics, sample)
         if self.loss is not None and self.best_step == self.step:
             self._save(BEST)
         self._evaluated_at, self._eval_seconds = self.seconds, time.monotonic() - t0
@@ -317,12 +347,13 @@ class Trainer:
         done = self.done
         return self.seconds * (1.0 - done) / done if done > 0 else 0.0
 
-    def _show_evaluation(self, sample: str | None) -> None:
+    def _show_evaluation(self, metrics: Mapping[str, float], sample: str | None) -> None:
         row, val = self.rows[-1], ""
         if self.loss is not None:
             val = f"validation loss {self.loss:.4f}, "
             if self.best_step != self.step:
                 val += f"best {self.best_loss:.4f} at step {self.best_step}, "
+            val += "".join(f"{name} {value:.4f}, " for name, value in metrics.items() if name != "loss")
         train = "" if row["train_loss"] is None else f"training loss {row['train_loss']:.4f}, "
         self.progress.message(f"step {self.step}: {val}{train}{self._speed()}, {duration(self.seconds)} so far")
         if sample is not None:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _run_folder, checkpoint, optim, tbptt
+from .. import _run_folder, checkpoint, tbptt
+from .._options import make_clip, make_limits, make_optimizer, make_schedule
 from .._progress import Progress
-from ..schedules import Schedule
-from ..train import Limits, Result, Trainer
+from ..train import Result, Trainer
 from .data import split
 from .model import LanguageModel, evaluate_text
 from .options import FitOptions, resumed
@@ -91,13 +91,12 @@ def run(
     model = make_model(tokenizer, options)
     options.seed = model.config["seed"]
     task = LanguageModelTask(model, train, val, options, text_hash=_hash(text))
-    clip = {f"clip_{options.grad_clip_by}": float(options.grad_clip)} if options.grad_clip else None
     trainer = Trainer(
         task,
         make_optimizer(options),
         make_schedule(options),
         make_limits(options),
-        clip=clip,
+        clip=make_clip(options),
         out=out,
         options={**options.to_dict(), "source": source},
         progress=progress,
@@ -123,7 +122,7 @@ def _announce(trainer: Trainer, model: LanguageModel, text: str, resume: bool) -
 def load(path: str | Path, *, device: str | None = None) -> LanguageModel:
     """The language model in a checkpoint (of a folder: in its best checkpoint, else its last), with its tokenizer; on
     the CPU, wherever it was trained, or on `device`."""
-    path = checkpoint_in(path)
+    path = _run_folder.checkpoint_in(path)
     arrays, meta = checkpoint.load(path)
     _require_kind(path, meta)
     try:
@@ -149,7 +148,7 @@ def evaluate_part(
     if model.tokenizer is None:
         raise ValueError("the model must have a tokenizer to read text, got None")
     if part != "all":
-        path = checkpoint_in(path)
+        path = _run_folder.checkpoint_in(path)
         _same_text(path, text)
         rows = checkpoint.read_header(path)["task"]["rows"]
         ids = split(model.tokenizer.encode(text), rows["val_frac"])[part == "val"]
@@ -167,17 +166,6 @@ def evaluate_part(
         "part": part,
         "reset_every": reset_every,
     }
-
-
-def checkpoint_in(path: str | Path) -> Path:
-    """The checkpoint itself, or in a folder of a run its best one, else its last."""
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    for name in (_run_folder.BEST, _run_folder.LAST):
-        if (path / name).exists():
-            return path / name
-    raise checkpoint.CheckpointError(f"{path} holds no checkpoint: neither {_run_folder.BEST} nor {_run_folder.LAST}")
 
 
 class LanguageModelTask:
@@ -273,44 +261,6 @@ def make_model(tokenizer: Tokenizer, o: FitOptions) -> LanguageModel:
     )
     model.tokenizer = tokenizer
     return model
-
-
-def make_optimizer(o: FitOptions) -> Any:
-    rate, decay = o.learning_rate, 0.0 if o.weight_decay is None else o.weight_decay
-    if o.optimizer == "adam":
-        return optim.Adam(rate, weight_decay=decay)
-    if o.optimizer == "adamw":
-        return optim.AdamW(rate, weight_decay=0.01 if o.weight_decay is None else decay)
-    if o.optimizer == "rmsprop":
-        return optim.RMSprop(rate, alpha=o.decay_rate, momentum=o.momentum, weight_decay=decay)
-    return optim.SGD(rate, momentum=o.momentum, weight_decay=decay)
-
-
-def make_schedule(o: FitOptions) -> Schedule:
-    return Schedule(
-        o.schedule,
-        o.learning_rate,
-        warmup=o.warmup,
-        min_learning_rate=o.min_learning_rate,
-        decay=o.learning_rate_decay,
-        decay_after=o.learning_rate_decay_after,
-        decay_every=o.learning_rate_decay_every,
-        patience=o.plateau_patience,
-    )
-
-
-def make_limits(o: FitOptions) -> Limits:
-    unlimited = o.max_epochs is None and o.max_steps is None and o.max_time is None
-    return Limits(
-        max_steps=o.max_steps,
-        max_epochs=50 if unlimited else o.max_epochs,
-        max_time=o.max_time,
-        patience=o.patience,
-        eval_every=o.eval_every,
-        eval_seconds=o.eval_seconds,
-        save_every=o.save_every,
-        log_every=o.log_every,
-    )
 
 
 def _same_text(path: Path, text: str) -> Tokenizer:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .. import cuda, ops, optim
+from .. import cuda, ops
 from .._check import integer
 from .._cuda_dense import tokens_on_device
 from .._inputs import as_array, as_tokens
@@ -24,6 +24,7 @@ from ..dense import Dropout, Embedding, Linear
 from ..layers import GRU, LSTM, RNN
 from ..module import Module, compute_dtype_name, parameter_dtype
 from ..random import CounterRng, fresh_seed
+from ..train import update
 from .evaluate import evaluate_text
 from .tokenizer import Tokenizer
 
@@ -264,23 +265,18 @@ class LanguageModel(Module):
         parameters nor the optimiser nor dropout's generator have changed.
         """
         x, targets = self._chunk(tokens)
-        step = self.rng.step
-        try:
-            self.zero_grad()
+
+        def gradients() -> float:
+            nonlocal state
             y, state, cache = self.forward_features(x, state, reset=reset)
             loss, dy = self.loss(y, targets)
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss}")
             self.backward_features(dy, None, cache)
-            if clip_value is not None:
-                optim.clip_grad_value([self], clip_value)
-            if clip_norm is not None:
-                optim.clip_grad_norm([self], clip_norm)
-            optimizer.step(self)
-        except BaseException:
-            self.rng.step = step
-            raise
-        return float(loss), state
+            return float(loss)
+
+        loss = update(self, optimizer, gradients, clip_norm=clip_norm, clip_value=clip_value)
+        return loss, state
 
     def evaluate(
         self, tokens: ArrayLike, state: State = None, *, reset: ArrayLike | None = None

@@ -1,0 +1,206 @@
+"""What can be chosen about any training run: names, defaults, what is allowed, and what the trainer makes of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from . import optim
+from .schedules import KINDS, Schedule
+from .train import Limits
+
+__all__ = [
+    "BELOW_1",
+    "COUNT",
+    "COUNT_OR_0",
+    "FLAG",
+    "NOT_NEGATIVE",
+    "SEED",
+    "TRAINING_CHECKS",
+    "Check",
+    "OptionError",
+    "TrainingOptions",
+    "check_options",
+    "make_clip",
+    "make_limits",
+    "make_optimizer",
+    "make_schedule",
+    "one_of",
+    "optional",
+    "plain",
+]
+
+Check = tuple[str, Callable[[Any], bool]]  # what is expected, and whether a value is that
+
+
+class OptionError(ValueError):
+    """An option with a value that it cannot have."""
+
+    def __init__(self, name: str, expected: str, value: Any) -> None:
+        super().__init__(f"{name} must be {expected}, got {value!r}")
+        self.name, self.expected, self.value = name, expected, value
+
+
+@dataclass(kw_only=True)
+class TrainingOptions:
+    """The options that all models share; None is "not used" or "chosen for you"."""
+
+    val_frac: float = 0.1
+    seed: int | None = None
+    # one step
+    batch_size: int = 50
+    optimizer: str = "adam"
+    learning_rate: float = 2e-3
+    momentum: float = 0.0
+    decay_rate: float = 0.95
+    weight_decay: float | None = None
+    grad_clip: float | None = 5.0
+    grad_clip_by: str = "norm"
+    # the learning rate over time
+    schedule: str = "cosine"
+    warmup: int = 0
+    min_learning_rate: float = 0.0
+    learning_rate_decay: float = 0.5
+    learning_rate_decay_after: float = 1.0
+    learning_rate_decay_every: float = 1.0
+    plateau_patience: int = 2
+    # when to stop
+    max_epochs: int | None = None  # 50 if no other limit is given
+    max_steps: int | None = None
+    max_time: float | None = None
+    patience: int | None = None
+    # what happens on the way
+    eval_every: int | None = None
+    eval_seconds: float | None = None
+    save_every: int | None = None
+    log_every: int | None = None
+
+
+def check_options(o: TrainingOptions, checks: Mapping[str, Check], *, validates: bool) -> None:
+    """Raise OptionError for the first option that has no allowed value. `validates`: there is a validation part."""
+
+    def require(name: str, met: bool, expected: str) -> None:
+        if not met:
+            raise OptionError(name, expected, getattr(o, name))
+
+    for f in fields(o):
+        expected, allowed = checks[f.name]
+        require(f.name, allowed(getattr(o, f.name)), expected)
+    lower = o.min_learning_rate <= o.learning_rate
+    require("min_learning_rate", lower, f"at most the learning rate ({o.learning_rate})")
+    require("patience", o.patience is None or validates, "None with val_frac 0: nothing to validate on")
+    follows = o.schedule != "plateau" or validates
+    require("schedule", follows, "another one with val_frac 0: plateau needs a validation loss")
+
+
+def plain(o: TrainingOptions) -> dict[str, Any]:
+    """Names and values, NumPy's numbers as Python's."""
+    values = {f.name: getattr(o, f.name) for f in fields(o)}
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+
+
+# ---- what is allowed ----
+
+
+def _is_int(v: Any) -> bool:
+    return isinstance(v, int | np.integer) and not isinstance(v, bool)
+
+
+def _is_number(v: Any) -> bool:
+    return isinstance(v, int | float | np.integer | np.floating) and not isinstance(v, bool) and math.isfinite(v)
+
+
+def one_of(*values: str) -> Check:
+    return "one of " + ", ".join(values), lambda v: isinstance(v, str) and v in values
+
+
+def optional(check: Check) -> Check:
+    expected, allowed = check
+    return expected, lambda v: v is None or allowed(v)
+
+
+COUNT: Check = ("an integer of at least 1", lambda v: _is_int(v) and v >= 1)
+COUNT_OR_0: Check = ("an integer of at least 0", lambda v: _is_int(v) and v >= 0)
+POSITIVE: Check = ("a number greater than 0", lambda v: _is_number(v) and v > 0)
+NOT_NEGATIVE: Check = ("a number of at least 0", lambda v: _is_number(v) and v >= 0)
+BELOW_1: Check = ("a number of at least 0 and less than 1", lambda v: _is_number(v) and 0 <= v < 1)
+FACTOR: Check = ("a number greater than 0 and at most 1", lambda v: _is_number(v) and 0 < v <= 1)
+FLAG: Check = ("True or False", lambda v: isinstance(v, bool))
+SEED: Check = ("an integer from 0 to 2**64 - 1", lambda v: _is_int(v) and 0 <= v < 2**64)
+
+TRAINING_CHECKS: dict[str, Check] = {
+    "val_frac": BELOW_1,
+    "seed": optional(SEED),
+    "batch_size": COUNT,
+    "optimizer": one_of("adam", "adamw", "rmsprop", "sgd"),
+    "learning_rate": POSITIVE,
+    "momentum": BELOW_1,
+    "decay_rate": BELOW_1,
+    "weight_decay": optional(NOT_NEGATIVE),
+    "grad_clip": optional(NOT_NEGATIVE),
+    "grad_clip_by": one_of("norm", "value"),
+    "schedule": one_of(*KINDS),
+    "warmup": COUNT_OR_0,
+    "min_learning_rate": NOT_NEGATIVE,
+    "learning_rate_decay": FACTOR,
+    "learning_rate_decay_after": NOT_NEGATIVE,
+    "learning_rate_decay_every": POSITIVE,
+    "plateau_patience": COUNT_OR_0,
+    "max_epochs": optional(COUNT),
+    "max_steps": optional(COUNT),
+    "max_time": optional(POSITIVE),
+    "patience": optional(COUNT),
+    "eval_every": optional(COUNT),
+    "eval_seconds": optional(POSITIVE),
+    "save_every": optional(COUNT),
+    "log_every": optional(COUNT),
+}
+
+
+# ---- what the trainer makes of them ----
+
+
+def make_optimizer(o: TrainingOptions) -> Any:
+    rate, decay = o.learning_rate, 0.0 if o.weight_decay is None else o.weight_decay
+    if o.optimizer == "adam":
+        return optim.Adam(rate, weight_decay=decay)
+    if o.optimizer == "adamw":
+        return optim.AdamW(rate, weight_decay=0.01 if o.weight_decay is None else decay)
+    if o.optimizer == "rmsprop":
+        return optim.RMSprop(rate, alpha=o.decay_rate, momentum=o.momentum, weight_decay=decay)
+    return optim.SGD(rate, momentum=o.momentum, weight_decay=decay)
+
+
+def make_schedule(o: TrainingOptions) -> Schedule:
+    return Schedule(
+        o.schedule,
+        o.learning_rate,
+        warmup=o.warmup,
+        min_learning_rate=o.min_learning_rate,
+        decay=o.learning_rate_decay,
+        decay_after=o.learning_rate_decay_after,
+        decay_every=o.learning_rate_decay_every,
+        patience=o.plateau_patience,
+    )
+
+
+def make_limits(o: TrainingOptions) -> Limits:
+    unlimited = o.max_epochs is None and o.max_steps is None and o.max_time is None
+    return Limits(
+        max_steps=o.max_steps,
+        max_epochs=50 if unlimited else o.max_epochs,
+        max_time=o.max_time,
+        patience=o.patience,
+        eval_every=o.eval_every,
+        eval_seconds=o.eval_seconds,
+        save_every=o.save_every,
+        log_every=o.log_every,
+    )
+
+
+def make_clip(o: TrainingOptions) -> dict[str, float] | None:
+    return {f"clip_{o.grad_clip_by}": float(o.grad_clip)} if o.grad_clip else None
