@@ -12,7 +12,7 @@ from .dense import Dropout, Embedding, Linear  # noqa: E402
 from .layers import GRU, LSTM, RNN  # noqa: E402
 from .module import Module  # noqa: E402
 
-from . import lm  # noqa: E402  # isort: skip
+from . import classify, lm  # noqa: E402  # isort: skip
 
 __all__ = [
     "GRU",
@@ -23,6 +23,7 @@ __all__ = [
     "Linear",
     "Module",
     "__version__",
+    "classify",
     "cuda",
     "get_num_threads",
     "info",
