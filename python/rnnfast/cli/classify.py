@@ -9,6 +9,7 @@ import io
 import json
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -88,21 +89,32 @@ def _train(args: argparse.Namespace) -> int:
         set_threads(args.threads)
         loaded = _read(args.data, estimator)
         val = None if args.validation is None else _read(args.validation, estimator)
-        estimator.fit(
-            loaded.X,
-            _labels(loaded, args.data),
-            lengths=loaded.lengths,
-            validation=None if val is None else (val.X, _labels(val, args.validation), val.lengths),
-            out=out,
-            resume=args.resume,
-            overwrite=args.overwrite,
-        )
+        with _one_line_warnings():
+            estimator.fit(
+                loaded.X,
+                _labels(loaded, args.data),
+                lengths=loaded.lengths,
+                validation=None if val is None else (val.X, _labels(val, args.validation), val.lengths),
+                out=out,
+                resume=args.resume,
+                overwrite=args.overwrite,
+            )
     except OptionError as e:
         flag = flags.get(e.name, e.name)
         raise UsageError(f"argument {flag}: must be {e.expected}, got {e.value!r}", "classify train") from e
     except FolderError as e:
         raise UsageError(f"argument --out: {e}", "classify train") from e
     return _report(estimator.result_, args, out)
+
+
+@contextlib.contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    def show(message: Any, *args: Any, **kwargs: Any) -> None:
+        print(f"rnnfast classify: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _saved(header: dict[str, Any], task: str | None) -> tuple[str, dict[str, Any]]:
