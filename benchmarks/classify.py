@@ -156,7 +156,16 @@ def noise(sequences, rng, deviation=0.1):
     return [s + rng.normal(0, deviation, s.shape).astype(s.dtype) for s in sequences]
 
 
-AUGMENT = {None: None, "warp": warp, "flip": flip, "noise": noise}
+def turn(videos, rng):
+    """Each video in one of the eight ways in which a square can lie: what comes closer still does."""
+    turned = []
+    for video, way in zip(videos, rng.integers(0, 8, len(videos)), strict=True):
+        frames = np.rot90(video.reshape(-1, 28, 28), way % 4, axes=(1, 2))
+        turned.append((frames if way < 4 else frames[:, :, ::-1]).reshape(len(video), -1))
+    return turned
+
+
+AUGMENT = {None: None, "warp": warp, "flip": flip, "noise": noise, "turn": turn}
 
 
 # ---- a run ----

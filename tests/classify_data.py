@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from rnnfast.classify import SequenceClassifier, SequenceLabeler, SequenceRegressor
+
 C = 3
 
 
@@ -25,3 +27,23 @@ def running_sign(X):
 
 
 SMALL = {"hidden_size": 16, "learning_rate": 1e-2, "seed": 1}
+X, Y = ragged(300), largest_channel(ragged(300))
+NEW = ragged(100, seed=9)
+MAKE = {
+    "classifier": (SequenceClassifier, largest_channel, {}),
+    "labeler": (SequenceLabeler, running_sign, {}),
+    "regressor": (SequenceRegressor, lambda X: np.array([x.sum() for x in X]), {"scale": True}),
+    "regressor of two": (SequenceRegressor, lambda X: np.array([x[:, :2].sum(0) for x in X]), {"scale": True}),
+    "regressor per step": (SequenceRegressor, lambda X: [np.cumsum(x[:, 0]) for x in X], {"per_step": True}),
+    "regressor of two per step": (SequenceRegressor, lambda X: [x.cumsum(0)[:, :2] for x in X], {"per_step": True}),
+}
+
+
+def make(kind, **params):
+    cls, targets, extra = MAKE[kind]
+    return cls(**(SMALL | extra | params)), targets
+
+
+def quick(kind, **params):
+    estimator, targets = make(kind, **({"max_steps": 12} | params))
+    return estimator.fit(X, targets(X))

@@ -97,6 +97,13 @@ def test_moving_digits():
     assert covered[y == "overlapping"].mean() < covered[y == "parting"].mean()
 
 
+def test_turned_videos():
+    video = np.random.default_rng(0).random((2, 784), np.float32)
+    ways = {classify.turn([video], np.random.default_rng(i))[0].tobytes() for i in range(60)}
+    assert len(ways) == 8 and video.tobytes() in ways
+    assert all(sorted(w) == sorted(video.tobytes()) for w in ways)
+
+
 def test_missing_data(tmp_path):
     for recipe in classify.RECIPES.keys() - {"fashion", "mnist1d", "japanese_vowels"}:
         with pytest.raises(SystemExit, match="mnist_5k.csv.gz is not there"):

@@ -12,7 +12,7 @@ from .dense import Dropout, Embedding, Linear  # noqa: E402
 from .layers import GRU, LSTM, RNN  # noqa: E402
 from .module import Module  # noqa: E402
 
-from . import classify, lm  # noqa: E402  # isort: skip
+from . import lm  # noqa: E402  # isort: skip
 
 __all__ = [
     "GRU",
@@ -36,3 +36,12 @@ __all__ = [
     "tbptt",
     "threads",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """rnnfast.classify is imported when it is first used: it would add a third to the time of this import."""
+    if name == "classify":
+        import importlib
+
+        return importlib.import_module(".classify", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

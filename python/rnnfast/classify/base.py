@@ -1,98 +1,36 @@
-"""What the three estimators share: parameters as scikit-learn has them, fitting on the one trainer, files."""
+"""What the three estimators share: fitting on the one trainer, what they are for, files."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import _run_folder, checkpoint
-from .._options import (
-    BELOW_1,
-    COUNT,
-    FLAG,
-    TRAINING_CHECKS,
-    Check,
-    OptionError,
-    TrainingOptions,
-    check_options,
-    make_clip,
-    make_limits,
-    make_optimizer,
-    make_schedule,
-    one_of,
-    optional,
-    plain,
-)
+from .._options import OptionError, make_clip, make_limits, make_optimizer, make_schedule
 from .._progress import Progress
 from ..batches import pad
-from ..module import compute_dtype_name, parameter_dtype
+from ..module import parameter_dtype
 from ..random import fresh_seed
 from ..train import Trainer
 from . import data
-from .model import CELLS, POOLINGS, SequenceModel
-from .task import Augment, Loss, Part, SequenceTask, outputs
+from .model import SequenceModel
+from .parameters import Array, Parameters
+from .task import Loss, Part, SequenceTask, outputs
 
-__all__ = ["CLASS_WEIGHT", "POOLING", "Array", "Estimator", "NotFittedError", "mean_and_deviation"]
-
-Array: TypeAlias = NDArray[Any]
-POOLING = one_of(*POOLINGS)
-CLASS_WEIGHT: Check = (
-    "None, 'balanced' or a dict of labels and weights",
-    lambda v: v is None or isinstance(v, Mapping) or (isinstance(v, str) and v == "balanced"),
-)
-_CHECKS: dict[str, Check] = {
-    **TRAINING_CHECKS,
-    "hidden_size": COUNT,
-    "num_layers": COUNT,
-    "cell": one_of(*CELLS),
-    "bidirectional": FLAG,
-    "embedding_size": optional(COUNT),
-    "vocab_size": optional(COUNT),
-    "dropout": BELOW_1,
-    "nonlinearity": one_of("tanh", "relu"),
-    "dtype": one_of("float32", "float64"),
-    "compute_dtype": optional(one_of("float32", "float64", "bfloat16")),
-    "channels_first": FLAG,
-    "scale": FLAG,
-    "augment": ("None or a function of a list of sequences and a generator", lambda v: v is None or callable(v)),
-    "verbose": FLAG,
-}
+__all__ = ["Estimator", "NotFittedError"]
 
 
 class NotFittedError(ValueError, AttributeError):
     """The estimator has not been fitted. (scikit-learn's error of this name has the same bases.)"""
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
-class Estimator(TrainingOptions):
-    """Base of the estimators; the parameters are described there."""
-
-    batch_size: int = 32
-    grad_clip: float | None = 1.0
-    hidden_size: int = 64
-    num_layers: int = 1
-    cell: str = "lstm"
-    bidirectional: bool = False
-    embedding_size: int | None = None
-    vocab_size: int | None = None
-    dropout: float = 0.0
-    nonlinearity: str = "tanh"
-    dtype: str = "float32"
-    compute_dtype: str | None = None
-    channels_first: bool = False
-    scale: bool = False
-    augment: Augment | None = None
-    verbose: bool = False
+class Estimator(Parameters):
+    """Base of the estimators."""
 
     KIND: ClassVar[str] = ""
-    CHECKS: ClassVar[dict[str, Check]] = {}
-    _estimator_type: ClassVar[str | None] = None
 
     # ---- what a subclass says ----
 
@@ -116,44 +54,10 @@ class Estimator(TrainingOptions):
         """How good these outputs are, for the progress and for score."""
         raise NotImplementedError
 
-    # ---- parameters, as scikit-learn has them ----
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """All parameters by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    def set_params(self, **params: Any) -> Any:
-        """Set parameters by name and return the estimator; they are checked by fit."""
-        known = self.get_params()
-        for name in params:
-            if name not in known:
-                raise ValueError(
-                    f"{name!r} is no parameter of {type(self).__name__}, whose parameters are {', '.join(known)}"
-                )
-        for name, value in params.items():
-            setattr(self, name, value)
-        return self
-
-    def __repr__(self) -> str:
-        changed = (f for f in fields(self) if getattr(self, f.name) is not f.default)
-        changed = (f for f in changed if repr(getattr(self, f.name)) != repr(f.default))
-        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
+    # ---- fitting ----
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
-
-    def __sklearn_tags__(self) -> Any:  # scikit-learn calls it, so it is there
-        from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
-
-        return Tags(
-            estimator_type=self._estimator_type,
-            target_tags=TargetTags(required=True),
-            classifier_tags=ClassifierTags() if self._estimator_type == "classifier" else None,
-            regressor_tags=RegressorTags() if self._estimator_type == "regressor" else None,
-            input_tags=InputTags(three_d_array=True, two_d_array=False),
-        )
-
-    # ---- fitting ----
 
     def fit(
         self,
@@ -215,14 +119,6 @@ class Estimator(TrainingOptions):
         self.model_: SequenceModel = trainer.task.module
         return self
 
-    def _check(self, validation: bool) -> None:
-        check_options(self, {**_CHECKS, **self.CHECKS}, validates=validation or self.val_frac > 0)
-        try:
-            compute_dtype_name(self.compute_dtype, parameter_dtype(self.dtype))
-        except ValueError as e:
-            expected = f"None or {self.dtype!r} where dtype is {self.dtype!r}"
-            raise OptionError("compute_dtype", expected, self.compute_dtype) from e
-
     def _choose_seed(self, out: str | Path | None, resume: bool) -> int:
         if resume and self.seed is None:
             return int(checkpoint.read_header(Path(str(out), _run_folder.LAST))["task"]["config"]["seed"])
@@ -268,7 +164,7 @@ class Estimator(TrainingOptions):
     def _learn_scaling(self, train: Part) -> None:
         self.scaling_: tuple[Array, Array] | None = None
         if self.scale and not self.tokens_:
-            self.scaling_ = mean_and_deviation(train.x)
+            self.scaling_ = data.mean_and_deviation(train.x)
 
     def _prepare(self, sequences: list[Array]) -> tuple[Array, Array]:
         x, lengths = pad(sequences)
@@ -316,12 +212,6 @@ class Estimator(TrainingOptions):
             progress=Progress(quiet=not self.verbose),
             keep_best=len(val.x) > 0,
         )
-
-    def _frozen(self) -> dict[str, Any]:
-        """Of the options, what the steps that are still to come of a resumed run depend on."""
-        options = self._jsonable()
-        names = ("val_frac", "batch_size", "optimizer", "momentum", "decay_rate", "scale", "augment", "class_weight")
-        return {name: options[name] for name in names if name in options}
 
     # ---- what it is for ----
 
@@ -382,23 +272,6 @@ class Estimator(TrainingOptions):
     def _describe(self, model: SequenceModel) -> dict[str, Any]:
         learnt = {name: _to_json(getattr(self, name)) for name in self._LEARNT}
         return {"kind": self.KIND, "config": model.config, "learnt": learnt}
-
-    def _jsonable(self) -> dict[str, Any]:
-        options = plain(self)
-        if self.augment is not None:
-            options["augment"] = getattr(self.augment, "__qualname__", type(self.augment).__qualname__)
-        if isinstance(options.get("class_weight"), dict):
-            pairs = options["class_weight"].items()
-            options["class_weight"] = [[np.asarray(k).item(), float(v)] for k, v in pairs]
-        return options
-
-
-def mean_and_deviation(arrays: list[Array]) -> tuple[Array, Array]:
-    """Of each channel, over all steps, in float64; a channel that never changes has deviation 1."""
-    count = sum(len(a) for a in arrays)
-    mean = sum(a.sum(axis=0, dtype=np.float64) for a in arrays) / count
-    variance = sum(np.square(a - mean).sum(axis=0) for a in arrays) / count
-    return np.asarray(mean), np.where(variance > 0, np.sqrt(variance), 1.0)
 
 
 def _identity(train: Part, val: Part) -> dict[str, Any]:

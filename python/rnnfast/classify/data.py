@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 
 from .._inputs import as_array
 
-__all__ = ["as_labels", "as_numbers", "encode", "fingerprint", "looks_swapped", "per_step", "read_sequences", "split"]
+__all__ = [
+    "as_labels",
+    "as_numbers",
+    "encode",
+    "fingerprint",
+    "looks_swapped",
+    "mean_and_deviation",
+    "per_step",
+    "read_sequences",
+    "split",
+]
 
 Array: TypeAlias = NDArray[Any]
 Sequences: TypeAlias = list[Array]  # (T_i, C) floats of one dtype, or (T_i,) int32 tokens
@@ -202,6 +212,14 @@ def split(count: int, part: float, seed: int, classes: Array | None = None) -> t
     ranks = np.arange(count + 1) * part
     taken = np.floor(ranks[1:]) > np.floor(ranks[:-1])
     return np.sort(order[~taken]), np.sort(order[taken])
+
+
+def mean_and_deviation(arrays: list[Array]) -> tuple[Array, Array]:
+    """Of each channel, over all steps, in float64; a channel that never changes has deviation 1."""
+    count = sum(len(a) for a in arrays)
+    mean = sum(a.sum(axis=0, dtype=np.float64) for a in arrays) / count
+    variance = sum(np.square(a - mean).sum(axis=0) for a in arrays) / count
+    return np.asarray(mean), np.where(variance > 0, np.sqrt(variance), 1.0)
 
 
 def fingerprint(*lists: Sequence[Array]) -> str:

@@ -16,7 +16,8 @@ from .. import checkpoint
 from .._options import FLAG, Check
 from .._run_folder import checkpoint_in
 from . import data
-from .base import CLASS_WEIGHT, POOLING, Array, Estimator, mean_and_deviation
+from .base import Estimator
+from .parameters import CLASS_WEIGHT, POOLING, Array
 from .task import Loss, cross_entropy, squared_error
 
 __all__ = ["SequenceClassifier", "SequenceLabeler", "SequenceRegressor", "load"]
@@ -202,7 +203,7 @@ class SequenceRegressor(Estimator):
         self.target_scaling_: tuple[Array, Array] | None = None
         targets = self._read_targets(y, x)
         if self.scale:
-            self.target_scaling_ = mean_and_deviation(targets if self.per_step else [np.stack(targets)])
+            self.target_scaling_ = data.mean_and_deviation(targets if self.per_step else [np.stack(targets)])
 
     def _read_targets(self, y: Any, x: list[Array]) -> list[Array]:
         outputs = self.n_outputs_ or None

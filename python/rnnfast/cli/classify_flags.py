@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from ..classify.base import Estimator
+from .._options import TrainingOptions
 from .lm_flags import FLAGS, Groups, choice_flag, float_flag, int_flag
 
 __all__ = ["CLASSIFY_FLAGS"]
@@ -35,7 +35,7 @@ _STEP = {
 }
 
 
-_KNOWN = {f.name for f in fields(Estimator)}
+_KNOWN = {f.name for f in fields(TrainingOptions)}
 
 CLASSIFY_FLAGS: Groups = {
     "the data": _DATA,
