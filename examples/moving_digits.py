@@ -25,11 +25,11 @@ def read_digits(path):
 
 def videos(digits, count, steps=20, seed=0):
     """(count, steps, 784) frames and (count, steps) labels, the digits drawn from (N, 28, 28) and shown at half their
-    size, moving 1 to 2 pixels a frame."""
+    size, moving 1.5 to 3 pixels a frame."""
     rng = np.random.default_rng(seed)
     small = digits.reshape(-1, DIGIT, 2, DIGIT, 2).mean(axis=(2, 4))
     shown = small[rng.integers(0, len(small), (count, 2))]
-    angle, speed = rng.uniform(0, 2 * np.pi, (count, 2)), rng.uniform(1, 2, (count, 2))
+    angle, speed = rng.uniform(0, 2 * np.pi, (count, 2)), rng.uniform(1.5, 3, (count, 2))
     at = rng.uniform(0, SIZE - DIGIT, (count, 2, 2))
     velocity = speed[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     frames, labels = np.zeros((count, steps, SIZE, SIZE), np.float32), np.zeros((count, steps), int)
@@ -77,7 +77,13 @@ def main():
         later[np.flatnonzero(classes == c)[-100:]] = True
     X, y = videos(digits[~later], args.videos)
     model = SequenceLabeler(
-        hidden_size=128, bidirectional=True, max_epochs=args.epochs, dropout=0.3, seed=0, verbose=True
+        hidden_size=128,
+        bidirectional=True,
+        max_epochs=args.epochs,
+        dropout=0.3,
+        seed=0,
+        channels_first=False,
+        verbose=True,
     ).fit(X, y)
     X, y = videos(digits[later], 500, seed=1)
     print(f"right in {model.score(X, y):.1%} of the frames of 500 videos of other digits")

@@ -148,13 +148,15 @@ def test_the_split_takes_of_each_class_alike():
     assert len(rnnfast.classify.data.split(7, 0.0, 5)[1]) == 0
 
 
-def test_swapped_axes_warn():
-    tall = np.random.default_rng(0).standard_normal((20, 4, 9))
+def test_swapped_axes_warn(recwarn):
+    wide = np.random.default_rng(0).standard_normal((20, 4, 9))
     y = np.arange(20) % 2
-    with pytest.warns(UserWarning, match=r"9 channels and, in the middle, 4 steps, .* set channels_first=True"):
-        SequenceClassifier(max_steps=1).fit(tall, y)
-    with pytest.warns(UserWarning, match=r"read as \(N, C, T\); .* set channels_first=False"):
-        SequenceClassifier(max_steps=1, channels_first=True).fit(tall.transpose(0, 2, 1), y)
+    with pytest.warns(UserWarning, match=r"9 channels and, in the middle, 4 steps, .* set channels_first=True if"):
+        SequenceClassifier(max_steps=1).fit(wide, y)
+    for said in (False, True):
+        SequenceClassifier(max_steps=1, channels_first=said).fit(wide, y)
+    SequenceClassifier(max_steps=1).fit(wide.transpose(0, 2, 1), y)
+    assert not recwarn.list
 
 
 def test_the_progress_shows_the_accuracy(capsys):

@@ -266,7 +266,7 @@ FILES = [
     ("a.csv", HEAD + "s,1,2,x\ns,1,2,y\n", "line 3: label must be 'x' as in the rows of sequence s before, got 'y'"),
     ("a.csv", HEAD + "s,1,2,x\nt,1,2,y\ns,1,2,x\n", "line 4: the rows of sequence s must follow one another"),
     ("a.csv", HEAD + "s,1,2,x\nt,1,nan,y\n", r"X\[1\] must be finite, got nan at step 0, channel 1"),
-    ("a.csv", HEAD + "s,1,2,x\nt,1,2,x\n", "y must hold at least 2 classes, got 1"),
+    ("a.csv", HEAD + "s,1,2,x\ns,1,2,x\nt,1,2,x\nt,1,2,x\n", "y must hold at least 2 classes, got 1"),
     ("a.csv", "sequence,a,b\ns,1,2\n", "must hold labels, got none"),
     ("a.csv", "sequence,token,label\ns,1.5,x\n", "line 2, column token: must be an integer, got '1.5'"),
     ("a.csv", b"sequence,a,label\ns,1,\xfc\n", "must be UTF-8 text, got byte 0xfc"),

@@ -98,11 +98,10 @@ class Estimator(Parameters):
         if out is not None:
             _run_folder.check(out, resume=resume, overwrite=overwrite)
         x = self._read(X, lengths)
-        if data.looks_swapped(x):
-            axes = ("(N, C, T)", "(N, T, C)", "False") if self.channels_first else ("(N, T, C)", "(N, C, T)", "True")
+        if self.channels_first is None and data.looks_swapped(x):
             warnings.warn(
                 f"X has {x[0].shape[1]} channels and, in the middle, {np.median([len(s) for s in x]):g} steps, read as "
-                f"{axes[0]}; if it is {axes[1]}, set channels_first={axes[2]}",
+                "(N, T, C); set channels_first=True if it is (N, C, T), or False, and this is not said",
                 stacklevel=2,
             )
         self._learn_inputs(x)
@@ -125,7 +124,9 @@ class Estimator(Parameters):
         return fresh_seed(None if self.seed is None else int(self.seed))
 
     def _read(self, X: Any, lengths: Any) -> list[Array]:
-        return data.read_sequences(X, lengths, channels_first=self.channels_first, dtype=parameter_dtype(self.dtype))
+        return data.read_sequences(
+            X, lengths, channels_first=bool(self.channels_first), dtype=parameter_dtype(self.dtype)
+        )
 
     def _learn_inputs(self, x: list[Array]) -> None:
         self.tokens_ = x[0].ndim == 1

@@ -84,7 +84,8 @@ class SequenceClassifier(_Labels):
             fit records in seed_.
 
     The data:
-        channels_first: X is (N, C, T), as aeon and sktime have it.
+        channels_first: True: X is (N, C, T), as aeon and sktime have it. False: it is (N, T, C). None, the default,
+            reads it as False does, and fit warns where there are fewer steps than channels.
         scale: subtract each channel's mean and divide by its deviation, both over all steps of the training part.
         class_weight: weights of the classes in the loss: a dict by label (1 where it has none), or "balanced", in
             inverse proportion to how often they occur.

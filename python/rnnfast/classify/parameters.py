@@ -46,7 +46,7 @@ _CHECKS: dict[str, Check] = {
     "nonlinearity": one_of("tanh", "relu"),
     "dtype": one_of("float32", "float64"),
     "compute_dtype": optional(one_of("float32", "float64", "bfloat16")),
-    "channels_first": FLAG,
+    "channels_first": optional(FLAG),
     "scale": FLAG,
     "augment": ("None or a function of a list of sequences and a generator", lambda v: v is None or callable(v)),
     "verbose": FLAG,
@@ -69,7 +69,7 @@ class Parameters(TrainingOptions):
     nonlinearity: str = "tanh"
     dtype: str = "float32"
     compute_dtype: str | None = None
-    channels_first: bool = False
+    channels_first: bool | None = None
     scale: bool = False
     augment: Augment | None = None
     verbose: bool = False

@@ -256,7 +256,7 @@ def _read(path: str, model: Any) -> Any:
     from ..classify.files import read
 
     numbers = not hasattr(model, "class_weight")
-    return read(path, steps=_of_steps(model), numbers=numbers, channels_first=model.channels_first)
+    return read(path, steps=_of_steps(model), numbers=numbers, channels_first=bool(model.channels_first))
 
 
 def _labels(loaded: Any, path: str) -> Any:
