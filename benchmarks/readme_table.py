@@ -51,8 +51,8 @@ CLASSIFY = {  # what is shown of a recipe, and what is published
 
 def classify(doc):
     about = (
-        "Accuracy on the test part, which is read once; recipes and weights were chosen on a validation part. Medians "
-        "over the seeds; times are of training on one thread."
+        "Accuracy on the test part, which is read once; the recipes were chosen on a validation part. Medians over the "
+        "seeds; times are of training on one thread of a machine that had other work too."
     )
     lines = []
     for name, recipe in doc["recipes"].items():
