@@ -171,6 +171,7 @@ CASES = {
         ValueError,
         ["class_weight", "must be one of the classes 0, 1, 2, got 7"],
     ),
+    "class_weight of text": (fit(X, Y, class_weight={1: "a"}), TypeError, ["class_weight[1] must be", "'a'"]),
     "class_weight below zero": (fit(X, Y, class_weight={1: -1.0}), ValueError, ["class_weight[1] must be", "-1.0"]),
     "augment gives none": (
         fit(X, Y, augment=lambda x, rng: x[:-1]),

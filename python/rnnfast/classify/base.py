@@ -119,9 +119,11 @@ class Estimator(Parameters):
         return self
 
     def _choose_seed(self, out: str | Path | None, resume: bool) -> int:
-        if resume and self.seed is None:
-            return int(checkpoint.read_header(Path(str(out), _run_folder.LAST))["task"]["config"]["seed"])
-        return fresh_seed(None if self.seed is None else int(self.seed))
+        seed = self.seed
+        if resume and seed is None:
+            task = checkpoint.read_header(Path(str(out), _run_folder.LAST)).get("task", {})
+            seed = task.get("config", {}).get("seed")
+        return fresh_seed(None if seed is None else int(seed))
 
     def _read(self, X: Any, lengths: Any) -> list[Array]:
         return data.read_sequences(
@@ -131,7 +133,7 @@ class Estimator(Parameters):
     def _learn_inputs(self, x: list[Array]) -> None:
         self.tokens_ = x[0].ndim == 1
         largest = max(int(s.max()) for s in x) + 1 if self.tokens_ else 0
-        self.n_features_in_ = (self.vocab_size or largest) if self.tokens_ else x[0].shape[1]
+        self.n_features_in_ = int(self.vocab_size or largest) if self.tokens_ else x[0].shape[1]
         self._check_inputs(x)
         if self.embedding_size is not None and not self.tokens_:
             raise OptionError("embedding_size", "None where X is not tokens", self.embedding_size)
@@ -228,8 +230,7 @@ class Estimator(Parameters):
         """The accuracy, the part of labels that are predicted right; of a regressor R², the part of y's variance that
         is explained, as the mean over its outputs."""
         x, found = self._outputs(X, lengths)
-        (name, value), *_ = self._measure(found, self._read_targets(y, x)).items()
-        return value
+        return next(iter(self._measure(found, self._read_targets(y, x)).values()))
 
     # ---- files ----
 

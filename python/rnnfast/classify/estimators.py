@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import checkpoint
+from .._numbers import finite_from_zero
 from .._options import FLAG, Check
 from .._run_folder import checkpoint_in
 from . import data
@@ -52,9 +53,7 @@ class _Labels(Estimator):
         weights = np.ones(len(self.classes_))
         for label, weight in self.class_weight.items():
             at = data.encode("class_weight", np.asarray([label]), self.classes_)
-            if not (np.isfinite(weight) and weight >= 0):
-                raise ValueError(f"class_weight[{label!r}] must be a finite number of at least 0, got {weight!r}")
-            weights[at] = weight
+            weights[at] = finite_from_zero(f"class_weight[{label!r}]", weight)
         return weights
 
     def _measure(self, found: list[Array], targets: list[Array]) -> dict[str, float]:
