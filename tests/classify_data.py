@@ -1,5 +1,7 @@
 """Small tasks that a sequence model learns in seconds, for the tests of rnnfast.classify."""
 
+from pathlib import Path
+
 import numpy as np
 
 from rnnfast.classify import SequenceClassifier, SequenceLabeler, SequenceRegressor
@@ -24,6 +26,19 @@ def largest_channel(X):
 def running_sign(X):
     """Whether the sum so far is positive, at each step."""
     return [np.cumsum(x[:, 0]) > 0 for x in X]
+
+
+def write_ts(path, X, y):
+    lines = [
+        "# a comment",
+        "@problemName test",
+        "@timeStamps false",
+        f"@classLabel true {' '.join(sorted(set(y)))}",
+        "@data",
+    ]
+    for x, label in zip(X, y, strict=True):
+        lines.append(":".join([*(",".join(repr(float(v)) for v in x[:, c]) for c in range(C)), label]))
+    Path(path).write_text("\n".join(lines) + "\n")
 
 
 SMALL = {"hidden_size": 16, "learning_rate": 1e-2, "seed": 1}

@@ -8,12 +8,11 @@ import json
 import re
 import signal
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from classify_data import C, largest_channel, ragged, running_sign
+from classify_data import C, largest_channel, ragged, running_sign, write_ts
 from cli_runs import command
 from rnnfast import checkpoint
 from rnnfast.classify import SequenceClassifier, SequenceLabeler, SequenceRegressor, load
@@ -40,19 +39,6 @@ def write_csv(path, X, y=None, token=False):
             rows.append([f"s{i}", *([step] if token else map(repr, map(float, step))), *label])
     with open(path, "w", newline="") as f:
         csv.writer(f).writerows(rows)
-
-
-def write_ts(path, X, y):
-    lines = [
-        "# a comment",
-        "@problemName test",
-        "@timeStamps false",
-        f"@classLabel true {' '.join(sorted(set(y)))}",
-        "@data",
-    ]
-    for x, label in zip(X, y, strict=True):
-        lines.append(":".join([*(",".join(repr(float(v)) for v in x[:, c]) for c in range(C)), label]))
-    Path(path).write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from classify_data import largest_channel, ragged, write_ts
 from classify_results import ROOT, classify, fake_classify, fake_classify_run, fake_classify_speed, script
 
 readme_table = script("readme_table")
@@ -108,3 +109,17 @@ def test_missing_data(tmp_path):
     for recipe in classify.RECIPES.keys() - {"fashion", "mnist1d", "japanese_vowels"}:
         with pytest.raises(SystemExit, match="mnist_5k.csv.gz is not there"):
             classify.DATA[recipe](tmp_path)
+
+
+def test_the_examples_run(tmp_path):
+    digits_file(tmp_path, each=120)
+    X = ragged(60)
+    write_ts(tmp_path / "a.ts", X, largest_channel(X))
+    for line, said in (
+        (["moving_digits.py", "mnist_5k.csv.gz", "--videos", "30", "--epochs", "1"], "% of the frames of 500 videos"),
+        (["classify_ts.py", "a.ts", "a.ts", "--epochs", "1", "--jobs", "1"], "right of 60 series"),
+    ):
+        command = [sys.executable, str(ROOT / "examples" / line[0]), *line[1:]]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
