@@ -51,7 +51,7 @@ RECIPES = {
             "dropout": 0.1,
             "batch_size": 64,
             "learning_rate": 3e-3,
-            "max_epochs": 12,
+            "max_epochs": 10,
         },
     },
     "mnist1d": {
@@ -77,7 +77,7 @@ RECIPES = {
         "model": "SequenceLabeler",
         "target": 0.95,
         "augment": "turn",
-        "params": {"hidden_size": 128, "dropout": 0.1, "learning_rate": 3e-3, "max_epochs": 32},
+        "params": {"hidden_size": 128, "num_layers": 2, "dropout": 0.2, "learning_rate": 4e-3, "max_epochs": 20},
     },
 }
 
