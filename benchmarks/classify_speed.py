@@ -31,7 +31,7 @@ MODELS = {
     "LSTM 128": {"cell": "lstm", "hidden_size": 128},
     "GRU 128": {"cell": "gru", "hidden_size": 128},
     "LSTM 128, both directions": {"cell": "lstm", "hidden_size": 128, "bidirectional": True},
-    "LSTM 2 x 128, both directions": {"cell": "lstm", "hidden_size": 128, "num_layers": 2, "bidirectional": True},
+    "GRU 128, both directions": {"cell": "gru", "hidden_size": 128, "bidirectional": True},
 }
 
 
