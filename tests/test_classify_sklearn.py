@@ -74,7 +74,7 @@ def test_pipeline(sklearn):
     assert pipeline.fit(X, Y).score(NEW, largest_channel(NEW)) > 0.7
     assert pipeline.predict_proba(NEW).shape == (100, 3)
     padded = np.stack([x[:2] for x in X])
-    assert len(cross_val_score(SequenceClassifier(**SMALL, max_steps=5), padded, Y, cv=3)) == 3
+    assert len(cross_val_score(SequenceClassifier(**SMALL, max_steps=5, channels_first=False), padded, Y, cv=3)) == 3
 
 
 def halved(X):

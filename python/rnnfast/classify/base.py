@@ -101,7 +101,7 @@ class Estimator(Parameters):
         if self.channels_first is None and data.looks_swapped(x):
             warnings.warn(
                 f"X has {x[0].shape[1]} channels and, in the middle, {np.median([len(s) for s in x]):g} steps, read as "
-                "(N, T, C); set channels_first=True if it is (N, C, T), or False, and this is not said",
+                "(N, T, C); set channels_first=True if it is (N, C, T), or channels_first=False to silence this",
                 stacklevel=2,
             )
         self._learn_inputs(x)
