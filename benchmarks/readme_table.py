@@ -62,7 +62,7 @@ def classify(doc):
         what, published = CLASSIFY[name]
         accuracies = [r["test_accuracy"] for r in recipe["runs"]]
         spread = f"{min(accuracies):.2%} to {max(accuracies):.2%}"
-        augmented = f", pictures changed by `{recipe['augment']}`" if recipe["augment"] else ""
+        augmented = f", training data changed by `{recipe['augment']}`" if recipe["augment"] else ""
         cells = [what + augmented, f"{model}, {recipe['parameters'] / 1e3:,.0f} k parameters"]
         cells += [f"{middle['test_accuracy']:.2%}", spread, published, clock(middle["training_seconds"])]
         lines.append([*cells, ", ".join(map(str, recipe["seeds"]))])
