@@ -40,6 +40,52 @@ def shakespeare(doc):
     return "\n\n".join([about, tables.markdown(head, lines), where(doc["info"], doc["date"])])
 
 
+CLASSIFY = {  # what is shown of a recipe, and what is published
+    "mnist": ("MNIST digits row by row, 4,000 to train on", ""),
+    "fashion": ("Fashion-MNIST row by row", ""),
+    "mnist1d": ("MNIST-1D", "GRU 91 %, CNN 94 % (greydanus/mnist1d)"),
+    "japanese_vowels": ("JapaneseVowels, ragged", ""),
+    "moving_digits": ("two moving digits, a label for each frame", ""),
+}
+
+
+def classify(doc):
+    about = (
+        "Accuracy on the test part, which is read once; the recipes were chosen on a validation part. Medians over the "
+        "seeds; times are of training on one thread of a machine that had other work too."
+    )
+    lines = []
+    for name, recipe in doc["recipes"].items():
+        o, middle = recipe["options"], recipe["median"]
+        both = ", both directions" if o["bidirectional"] else ""
+        model = f"{o['cell'].upper()} {o['num_layers']} × {o['hidden_size']}{both}"
+        what, published = CLASSIFY[name]
+        accuracies = [r["test_accuracy"] for r in recipe["runs"]]
+        spread = f"{min(accuracies):.2%} to {max(accuracies):.2%}"
+        augmented = f", training data changed by `{recipe['augment']}`" if recipe["augment"] else ""
+        cells = [what + augmented, f"{model}, {recipe['parameters'] / 1e3:,.0f} k parameters"]
+        cells += [f"{middle['test_accuracy']:.2%}", spread, published, clock(middle["training_seconds"])]
+        lines.append([*cells, ", ".join(map(str, recipe["seeds"]))])
+    head = ["data", "model", "median", "all", "published", "training", "seeds"]
+    return "\n\n".join([about, tables.markdown(head, lines), where(doc["info"], doc["date"])])
+
+
+def classify_speed(doc):
+    s = doc["shape"]
+    about = (
+        f"A training step (forward, loss, backward, clipping, Adam) on {s['T']} rows of {s['C']} pixels, batch "
+        f"{s['batch']}, mean over the steps, {s['classes']} classes; in brackets, how many times as long torch takes."
+    )
+    threads = sorted({r["threads"] for r in doc["rows"]})
+    cells = {
+        (r["model"], r["threads"]): f"{1000 * r['rnnfast']['median']:.2f} ms ({r['ratio']:.2f} ×)" for r in doc["rows"]
+    }
+    lines = [[m, *(cells.get((m, t), "") for t in threads)] for m in dict.fromkeys(r["model"] for r in doc["rows"])]
+    head = ["model", *(f"{t} thread{'s' if t > 1 else ''}" for t in threads)]
+    told = f"rnnfast {doc['info']['rnnfast']} ({doc['info']['isa']}), torch {doc['torch']}; {doc['info']['cpu']}; "
+    return "\n\n".join([about, tables.markdown(head, lines), f"{told}{doc['date'][:10]}."])
+
+
 def tbptt_memory(doc):
     s = doc["settings"]
     model = f"{s['cell'].upper()} {s['num_layers']} × {s['hidden_size']}, batch {s['batch_size']}"
@@ -199,6 +245,8 @@ TABLES = {
     "models": ("bench.json", tables.models_table),
     "limits": ("bench.json", tables.limits_table),
     "shakespeare": ("shakespeare.json", shakespeare),
+    "classify": ("classify.json", classify),
+    "classify_speed": ("classify_speed.json", classify_speed),
     "tbptt_memory": ("tbptt_memory.json", tbptt_memory),
     "memory": ("memory.json", memory),
     "robustness": ("robustness.json", robustness),

@@ -55,3 +55,11 @@ def torch():
         pytest.skip("torch cannot be imported; `make test TORCH=1` installs a CPU build and runs these tests")
     torch.set_num_threads(1)  # two pools of threads that wait for work would slow each other down
     return torch
+
+
+@pytest.fixture(scope="session")
+def sklearn():
+    """scikit-learn, which the tests require and the package does not."""
+    import sklearn
+
+    return sklearn

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench_cases import MACHINE, SMALL
+from classify_results import fake_classify, fake_classify_speed
 from rnnfast.bench import cases, limits, measure, peers, report, tables
 from rnnfast.bench.limits import Machine
 
@@ -207,6 +208,8 @@ def test_readme_is_written_and_checked(tmp_path, capsys):
     (results / "cuda_h100.json").write_text(json.dumps(doc))
     imports = {"worst": 0.0514, "info": fake_run()["info"], "date": "2026-01-02"}
     (results / "robustness.json").write_text(json.dumps({"imports": imports}))
+    (results / "classify.json").write_text(json.dumps(fake_classify()))
+    (results / "classify_speed.json").write_text(json.dumps(fake_classify_speed()))
     rows = [
         {"group": "layers", "name": f"lstm/forward/{size}", "threads": 2, "ratio": ratio}
         for size, ratio in (("T1", 2.0), ("T2", 8.0))

@@ -28,6 +28,7 @@ __all__ = [
     "Linear",
     "Module",
     "__version__",
+    "classify",
     "cuda",
     "get_num_threads",
     "info",
@@ -44,8 +45,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """What is imported when it is first used: it would add a third to the time of this import."""
-    if name == "seq2seq":
+    """What is imported when it is first used: each would add a third to the time of this import."""
+    if name in ("classify", "seq2seq"):
         import importlib
 
         return importlib.import_module(f".{name}", __name__)

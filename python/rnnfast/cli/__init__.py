@@ -45,13 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from . import demo, info, lm, seq2seq
+    from . import classify, demo, info, lm, seq2seq
 
     parser = Parser(prog="rnnfast", description="Fused recurrent networks, and models on top of them.")
     parser.add_argument("--version", action="version", version=f"rnnfast {_version()}")
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     lm.add_commands(commands)
     seq2seq.add_commands(commands)
+    classify.add_commands(commands)
     demo.add_command(commands)
     info.add_command(commands)
     commands.add_parser("bench", help="time the kernels, against PyTorch where it is installed", add_help=False)

@@ -20,7 +20,8 @@ def add_train_flags(parser: argparse.ArgumentParser, groups: Groups | None = Non
     run.add_argument("--resume", action="store_true", help="go on with the run in --out")
     run.add_argument("--overwrite", action="store_true", help="begin anew in an --out that is not empty")
     run.add_argument("--config", metavar="JSON", help="options from a file; flags go before them")
-    run.add_argument("--save-config", metavar="JSON", help="write all options to a file (without FILE: only that)")
+    alone = " (without FILE: only that)" if groups is None else ""
+    run.add_argument("--save-config", metavar="JSON", help=f"write all options to a file{alone}")
     for title, flags in (FLAGS if groups is None else groups).items():
         group = parser.add_argument_group(title)
         for spellings, option, details in flags:

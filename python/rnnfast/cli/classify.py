@@ -1,0 +1,265 @@
+"""`rnnfast classify train | predict | eval`: a label for each sequence or for each of its steps, or numbers."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from .classify_flags import CLASSIFY_FLAGS
+from .common import UsageError, add_run_flags, note, read_config, set_threads, write_config
+from .lm_flags import add_train_flags, option_names
+
+__all__ = ["add_commands"]
+
+_TASKS = {
+    "classify": "a label for each sequence",
+    "label": "a label for each step",
+    "regress": "a number for each sequence",
+    "regress-steps": "a number for each step",
+}
+_FILE = "sequences: .npz, .csv or .ts (python -c 'help(\"rnnfast.classify.files\")' says what is in them)"
+
+
+def add_commands(commands: Any) -> None:
+    classify = commands.add_parser("classify", help="sequences to labels or numbers: train, predict, evaluate")
+    sub = classify.add_subparsers(title="commands", dest="classify_command", required=True, metavar="COMMAND")
+
+    train = sub.add_parser("train", help="train on a file", description="Train a recurrent classifier on sequences.")
+    train.add_argument("data", metavar="FILE", help=_FILE)
+    tasks = "; ".join(f"{name}: {what}" for name, what in _TASKS.items())
+    train.add_argument("--task", choices=_TASKS, help=f"{tasks} (default: classify)")
+    train.add_argument("--validation", metavar="FILE", help="sequences to validate on (default: a part of FILE)")
+    add_train_flags(train, CLASSIFY_FLAGS)
+    add_run_flags(train)
+    train.set_defaults(run=_train)
+
+    predict = sub.add_parser("predict", help="labels as CSV", description="Write the labels of sequences as CSV.")
+    predict.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or the folder of a training run")
+    predict.add_argument("data", metavar="FILE", help=f"{_FILE}; labels in it are not looked at")
+    predict.add_argument("--proba", action="store_true", help="with the probability of each class")
+    predict.add_argument("--output", metavar="CSV", help="default: standard output")
+    add_run_flags(predict)
+    predict.set_defaults(run=_predict)
+
+    evaluate = sub.add_parser("eval", help="how many labels are right", description="Compare labels with true ones.")
+    evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or the folder of a training run")
+    evaluate.add_argument("data", metavar="FILE", help=_FILE)
+    add = evaluate.add_argument
+    add("--confusion-matrix", metavar="FILE", help="write it as .csv, or with matplotlib as .png (default: print it)")
+    add("--json", action="store_true", help="as JSON")
+    add_run_flags(evaluate)
+    evaluate.set_defaults(run=_eval)
+
+
+# ---- train ----
+
+
+def _train(args: argparse.Namespace) -> int:
+    from .._options import OptionError
+    from .._run_folder import LAST, FolderError, check
+    from ..checkpoint import read_header
+
+    names, flags = option_names(CLASSIFY_FLAGS)
+    given = {} if args.config is None else read_config(args.config, names)
+    given |= {name: value for name, value in vars(args).items() if name in flags}
+    if args.resume and args.out is None:
+        raise UsageError("argument --resume: needs --out, the folder of the run", "classify train")
+    out = str(args.out) if args.out is not None else f"rnnfast-{Path(args.data).stem}"
+    try:
+        check(out, resume=args.resume, overwrite=args.overwrite)
+        task: str = args.task or "classify"
+        saved: dict[str, Any] = {}
+        if args.resume:
+            task, saved = _saved(read_header(Path(out, LAST)), args.task)
+        estimator = _make(task, {**saved, **given}, verbose=not args.quiet)
+        if args.save_config is not None:
+            write_config(args.save_config, {k: v for k, v in estimator._jsonable().items() if k in flags})
+        set_threads(args.threads)
+        loaded = _read(args.data, estimator)
+        val = None if args.validation is None else _read(args.validation, estimator)
+        with _one_line_warnings():
+            estimator.fit(
+                loaded.X,
+                _labels(loaded, args.data),
+                lengths=loaded.lengths,
+                validation=None if val is None else (val.X, _labels(val, args.validation), val.lengths),
+                out=out,
+                resume=args.resume,
+                overwrite=args.overwrite,
+            )
+    except OptionError as e:
+        flag = flags.get(e.name, e.name)
+        raise UsageError(f"argument {flag}: must be {e.expected}, got {e.value!r}", "classify train") from e
+    except FolderError as e:
+        raise UsageError(f"argument --out: {e}", "classify train") from e
+    return _report(estimator.result_, args, out)
+
+
+@contextlib.contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    def show(message: Any, *args: Any, **kwargs: Any) -> None:
+        print(f"rnnfast classify: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def _saved(header: dict[str, Any], task: str | None) -> tuple[str, dict[str, Any]]:
+    """(the task of the run that is resumed, its options)"""
+    options = header.get("options", {})
+    kinds = {"sequence classifier": "classify", "sequence labeler": "label"}
+    kind = header.get("task", {}).get("kind")
+    there = kinds.get(kind, "regress-steps" if options.get("per_step") else "regress")
+    if task not in (None, there):
+        raise UsageError(
+            f"argument --task: must be {there} as in the run that is resumed, got {task}", "classify train"
+        )
+    return there, options
+
+
+def _make(task: str, given: dict[str, Any], *, verbose: bool) -> Any:
+    from .. import classify
+
+    cls: Any = {"classify": classify.SequenceClassifier, "label": classify.SequenceLabeler}.get(
+        task, classify.SequenceRegressor
+    )
+    if task == "regress-steps":
+        given = {**given, "per_step": True}
+    known = {f.name for f in fields(cls)}
+    for name in given:
+        if name not in known:
+            flag = option_names(CLASSIFY_FLAGS)[1].get(name, name)
+            raise UsageError(f"argument {flag}: must be left out with --task {task}", "classify train")
+    return cls(**{**given, "verbose": verbose})
+
+
+def _report(result: Any, args: argparse.Namespace, out: str) -> int:
+    from .._progress import duration
+
+    if result.stopped == "interrupted":
+        validation = "" if args.validation is None else f" --validation {shlex.quote(args.validation)}"
+        command = f"rnnfast classify train {shlex.quote(args.data)}{validation} --out {shlex.quote(out)} --resume"
+        print(f"stopped at step {result.step}; saved. To go on:\n  {command}", file=sys.stderr)
+        return 130
+    why = {"patience": ", no longer improving", "time": ", the time is up"}.get(result.stopped, "")
+    loss = ""
+    if result.best_loss is not None:
+        loss = f"; best validation loss {result.best_loss:.4f} at step {result.best_step}"
+    note(f"done{why}: {result.step} steps in {duration(result.seconds)}{loss}", args.quiet)
+    note(f"to use it:\n  rnnfast classify predict {shlex.quote(out)} FILE", args.quiet)
+    return 0
+
+
+# ---- predict ----
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from ..classify import load
+
+    set_threads(args.threads)
+    model = load(args.checkpoint)
+    if args.proba and not hasattr(model, "classes_"):
+        raise UsageError("argument --proba: needs a model of labels, got one of numbers", "classify predict")
+    loaded = _read(args.data, model)
+    steps = _of_steps(model)
+    columns: list[Any] = [model.predict(loaded.X, lengths=loaded.lengths)]
+    head = ["label"] if hasattr(model, "classes_") else _value_names(model)
+    if args.proba:
+        columns.append(model.predict_proba(loaded.X, lengths=loaded.lengths))
+        head += [f"p({c})" for c in model.classes_.tolist()]
+    with _output(args.output) as f:
+        writer = csv.writer(f, lineterminator="\n")
+        writer.writerow(["sequence", *(["step"] if steps else []), *head])
+        for i, name in enumerate(loaded.names):
+            rows = [np.atleast_1d(c[i]).reshape(len(columns[0][i]) if steps else 1, -1) for c in columns]
+            for step, cells in enumerate(zip(*rows, strict=True)):
+                values = [value for cell in cells for value in cell.tolist()]
+                writer.writerow([name, *([step] if steps else []), *values])
+    return 0
+
+
+def _value_names(model: Any) -> list[str]:
+    return ["value"] if model.n_outputs_ == 1 else [f"value_{i}" for i in range(model.n_outputs_)]
+
+
+@contextlib.contextmanager
+def _output(path: str | None) -> Iterator[TextIO]:
+    """A file that is there whole or not at all, or standard output."""
+    text = io.StringIO()
+    yield text
+    if path is None:
+        sys.stdout.write(text.getvalue())
+        sys.stdout.flush()
+    else:
+        Path(path).write_text(text.getvalue(), encoding="utf-8")
+
+
+# ---- eval ----
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from ..classify import load
+    from ..classify.confusion import confusion_matrix, plot_matrix, write_matrix
+
+    file = args.confusion_matrix
+    if file is not None and Path(file).suffix not in (".csv", ".png"):
+        raise UsageError(f"argument --confusion-matrix: must end in .csv or .png, got {file}", "classify eval")
+    set_threads(args.threads)
+    model = load(args.checkpoint)
+    if file is not None and not hasattr(model, "classes_"):
+        raise UsageError("argument --confusion-matrix: needs a model of labels, got one of numbers", "classify eval")
+    loaded = _read(args.data, model)
+    y = _labels(loaded, args.data)
+    if not hasattr(model, "classes_"):
+        value = model.score(loaded.X, y, lengths=loaded.lengths)
+        print(json.dumps({"R2": value, "sequences": len(loaded.names)}) if args.json else f"R2 {value:.4f}")
+        return 0
+    matrix = confusion_matrix(model, loaded.X, y, lengths=loaded.lengths)
+    names = [str(c) for c in model.classes_.tolist()]
+    right, count = int(np.trace(matrix)), int(matrix.sum())
+    if args.json:
+        result = {"accuracy": right / count, "count": count, "classes": model.classes_.tolist()}
+        print(json.dumps({**result, "confusion_matrix": matrix.tolist()}))
+    else:
+        what = "steps" if _of_steps(model) else "sequences"
+        print(f"accuracy {right / count:.4f}: {right:,} of {count:,} {what}")
+        if file is None:
+            print(f"\n{write_matrix(matrix, names, padded=True)}", end="")
+    if file is not None and file.endswith(".csv"):
+        Path(file).write_text(write_matrix(matrix, names), encoding="utf-8")
+    elif file is not None:
+        plot_matrix(file, matrix, names)
+    return 0
+
+
+# ---- shared ----
+
+
+def _of_steps(model: Any) -> bool:
+    return model.model_.pooling is None if hasattr(model, "model_") else model._pooling() is None
+
+
+def _read(path: str, model: Any) -> Any:
+    from ..classify.files import read
+
+    numbers = not hasattr(model, "class_weight")
+    return read(path, steps=_of_steps(model), numbers=numbers, channels_first=bool(model.channels_first))
+
+
+def _labels(loaded: Any, path: str) -> Any:
+    if loaded.y is None:
+        raise ValueError(f"{path} must hold labels, got none")
+    return loaded.y
