@@ -137,10 +137,9 @@ class TensorReader {
     return true;
   }
 
-  bool take_state(py::handle state, RnnCall<T>& call) const {
-    if (state.is_none()) return true;
-    const Items from(state);
-    if (from.size() != static_cast<size_t>(shape_.states)) return false;
+  // Without any they are zeros.
+  bool take_state(const Items& from, RnnCall<T>& call) const {
+    if (from.size() != 0 && from.size() != static_cast<size_t>(shape_.states)) return false;
     for (size_t k = 0; k < from.size(); ++k) {
       View view;
       if (!tensors_->read_dense(from[k], 0, view, call.copies) || !view.holds<T>()) return false;

@@ -58,7 +58,7 @@ class TensorRnn {
                      std::shared_ptr<Packed> packed) const {
     RnnCall<T> call;
     if (!reader_.take_weights(Items(weights), call) || !reader_.take_input(x, Items(given), call) ||
-        !reader_.take_state(state, call))
+        !reader_.take_state(Items(state), call))
       return py::none();
     const py::handle like = Items(weights)[0];
     View view;

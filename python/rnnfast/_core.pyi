@@ -1,4 +1,5 @@
 # The compiled module. Its arguments are checked by the Python code that calls it.
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -226,7 +227,7 @@ class TensorRnn32:
     def forward(
         self,
         x: object,
-        state: Sequence[Any] | None,
+        state: Sequence[Any],
         weights: Sequence[Any],
         given: tuple[Any, Any, Any],
         keep: bool,
@@ -247,7 +248,7 @@ class TensorRnn64:
     def forward(
         self,
         x: object,
-        state: Sequence[Any] | None,
+        state: Sequence[Any],
         weights: Sequence[Any],
         given: tuple[Any, Any, Any],
         keep: bool,
@@ -268,7 +269,7 @@ class TensorRnnBf16:
     def forward(
         self,
         x: object,
-        state: Sequence[Any] | None,
+        state: Sequence[Any],
         weights: Sequence[Any],
         given: tuple[Any, Any, Any],
         keep: bool,

@@ -6,6 +6,7 @@ Tensor through the operators of _operators.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,20 +28,22 @@ def keeps_graph() -> bool:
 
 def apply(call: Call, packed: Any) -> tuple[Tensor, ...]:
     """(y, the last states), of plain tensors on the CPU; a graph is recorded where one is wanted."""
-    made = quickly(_network.core_of(*call.net), call.given, call.x, call.state or None, call.weights, packed)
+    made = quickly(_network.core_of(*call.net), call.given, call.x, call.state, call.weights, packed)
     if made is None:
         raise ValueError(f"x, states or weights are not what {call.net} takes")
     return made
 
 
-def quickly(core: Any, given: Given, x: Any, state: Any, weights: Any, packed: Any) -> tuple[Tensor, ...] | None:
+def quickly(
+    core: Any, given: Given, x: Any, state: tuple[Tensor, ...], weights: Sequence[Any], packed: Any
+) -> tuple[Tensor, ...] | None:
     """As `apply`, of whatever a module was given: None where that is not what the core takes."""
     records = torch.is_grad_enabled() and any(
-        getattr(tensor, "requires_grad", False) for tensor in (*weights, x, *(state or ()))
+        getattr(tensor, "requires_grad", False) for tensor in (*weights, x, *state)
     )
     made: tuple[Tensor, ...] | None = core.forward(x, state, weights, given, records, packed)
     if records and made is not None:
-        made = _record(core, given, made, x, *(state or ()), *weights)
+        made = _record(core, given, made, x, *state, *weights)
     return made
 
 

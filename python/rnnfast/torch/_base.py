@@ -40,11 +40,11 @@ class Module(Freezable):
         if not _routes.is_eager():
             return None
         compute = self._compute(getattr(weights[0], "dtype", None))
-        if not (compute and self._cell):
+        state = parts(hx, self._cell == "lstm")
+        if state is None or not (compute and self._cell):
             return None
         core = _network.core_of(*self._fields(form, 0.0, compute))  # type: ignore[attr-defined]
         packed = None if self._frozen is None else self._packed(compute, weights)
-        state = hx if hx is None or self._cell == "lstm" else (hx,)
         return _autograd.quickly(core, _NOTHING, x, state, weights, packed)
 
     def _look(

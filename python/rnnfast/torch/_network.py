@@ -133,7 +133,7 @@ def forward(call: Call, keep: bool, packed: Any = None) -> tuple[Tensor, ...]:
     cache was used, is worth nothing, and `backward` then computes forward again. `packed`: of core_of(*net).pack."""
     (x,), state, weights = map(unwrapped, ((call.x,), call.state, call.weights))
     made: tuple[Tensor, ...] | None
-    made = core_of(*call.net).forward(x, state or None, weights, call.given, keep, packed)
+    made = core_of(*call.net).forward(x, state, weights, call.given, keep, packed)
     if made is None:
         raise ValueError(f"x, states or weights are not what {call.net} takes")
     return made
