@@ -54,7 +54,8 @@ class TensorReader {
                 network.attr("num_layers").cast<int>(),
                 network.attr("directions").cast<int>(),
                 network.attr("dropout").cast<double>(),
-                false},
+                false,
+                true},
         shape_(cell_shape(config_.cell)),
         bias_(network.attr("bias").cast<bool>()),
         form_(form_of(network.attr("form").cast<std::string>())) {}
@@ -76,19 +77,20 @@ class TensorReader {
                              : Shape{rows};
   }
 
-  bool take_weights(const Items& from, RnnCall<T>& call) const {
-    if (from.size() != each() * layers()) return false;
-    call.weights.reserve(layers());
-    for (size_t at = 0; at < layers(); ++at) {
+  // Items `first` and those that follow.
+  bool take_weights(const Items& from, size_t first, std::vector<RnnWeights<T>>& weights, Owners& copies) const {
+    if (from.size() != first + each() * layers()) return false;
+    weights.reserve(layers());
+    for (size_t at = 0; at < each() * layers(); at += each()) {
       RnnWeights<T> to{};
       const T** const own[] = {&to.w_ih, &to.w_hh, &to.b_ih, &to.b_hh};
       for (size_t i = 0; i < each(); ++i) {
         View view;
-        if (!tensors_->read_dense(from[at * each() + i], 0, view, call.copies) || !view.holds<T>()) return false;
-        if (!(view.shape == shape_of(at * each() + i))) return false;
+        if (!tensors_->read_dense(from[first + at + i], 0, view, copies) || !view.holds<T>()) return false;
+        if (!(view.shape == shape_of(at + i))) return false;
         *own[i] = view.data<T>();
       }
-      call.weights.push_back(to);
+      weights.push_back(to);
     }
     return true;
   }

@@ -47,7 +47,7 @@ class TensorRnn {
   // None where a tensor is no weight of this network.
   std::shared_ptr<Packed> pack(py::handle weights) const {
     RnnCall<T> call;
-    if (!reader_.take_weights(Items(weights), call)) return nullptr;
+    if (!reader_.take_weights(Items(weights), 0, call.weights, call.copies)) return nullptr;
     std::shared_ptr<const Packed> packed;
     without_gil([&] { packed = pack_rnn<T, E>(reader_.config(), call.weights.data()); });
     return std::const_pointer_cast<Packed>(packed);
@@ -57,9 +57,10 @@ class TensorRnn {
   py::object forward(py::handle x, py::handle state, py::handle weights, py::handle given, bool keep,
                      std::shared_ptr<Packed> packed) const {
     RnnCall<T> call;
-    if (!reader_.take_weights(Items(weights), call) || !reader_.take_input(x, Items(given), call) ||
-        !reader_.take_state(Items(state), call))
+    if (!reader_.take_weights(Items(weights), 0, call.weights, call.copies) ||
+        !reader_.take_input(x, Items(given), call) || !reader_.take_state(Items(state), call))
       return py::none();
+    if (keep) packed = nullptr;  // backward needs weights in its own order
     const py::handle like = Items(weights)[0];
     View view;
     py::list made;
@@ -104,6 +105,9 @@ class TensorRnn {
     if (!fits(*cache, extent)) return py::bool_(false);
     if (!reader_.take_slopes(Items(slopes), extent, io, copies)) return py::none();
     const size_t first_weight = from.size() - reader_.each() * reader_.layers();
+    std::vector<RnnWeights<T>> weights;
+    if (cache->reads_weights() && !reader_.take_weights(from, first_weight, weights, copies)) return py::none();
+    io.weights = weights.data(), io.assign = true;
     py::tuple made(from.size());
     std::vector<T*> to(from.size());
     const auto make = [&](size_t i, const Shape& shape) {
@@ -135,8 +139,6 @@ class TensorRnn {
       const Schedule& schedule = cache->schedule;
       if (io.dx != nullptr && schedule.rows() < schedule.steps() * schedule.batch())
         std::fill_n(io.dx, x.shape.size(), T(0));
-      for (size_t i = first_weight; i < to.size(); ++i)  // the core adds to them
-        if (to[i] != nullptr) std::fill_n(to[i], reader_.shape_of(i - first_weight).size(), T(0));
       rnn_backward<T, E>(*cache, io, whole, threads);
     });
     return made;
