@@ -180,6 +180,21 @@ def test_a_frozen_module_takes_what_is_loaded_or_passed(torch, ours, only_norm):
             assert torch.equal(frozen(x)[0], expected)  # packed again, and so not seen
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_frozen_module_gives_gradients_of_its_input(torch, ours, name, steps):
+    module = getattr(ours, name)(3, 4).requires_grad_(False)
+    x = torch.randn(2, 3) if name.endswith("Cell") else torch.randn(steps, 2, 3)
+    x.requires_grad_()
+
+    def gradient():
+        return torch.autograd.grad(module(x)[0].sum(), x)[0]
+
+    expected = gradient()
+    ours.freeze(module)
+    assert torch.equal(gradient(), expected)
+
+
 def test_copies_of_frozen_and_accelerated_parametrized_modules(torch, ours):
     x = torch.randn(2, 1, 3)
     frozen = ours.freeze(parametrized(torch, ours.LSTM))

@@ -18,7 +18,7 @@ struct Tensor {
   uint64_t byte_offset;
 };
 constexpr int32_t kCpu = 1;
-constexpr uint8_t kFloat = 2;
+enum Code : uint8_t { kInt = 0, kUnsigned = 1, kFloat = 2, kBool = 6 };
 
 struct Functions {
   uint32_t major, minor;
@@ -34,24 +34,6 @@ inline const Functions* functions_of(const pybind11::object& capsule) {
   if (found == nullptr) throw pybind11::error_already_set();
   const auto* functions = static_cast<const Functions*>(found);
   return functions->major == 1 && functions->read != nullptr ? functions : nullptr;
-}
-
-// Where the numbers of a dense array of T in CPU memory with this shape are; 0 where the object is anything else.
-template <class T, size_t N>
-uintptr_t dense(const Functions& functions, PyObject* object, const int64_t (&shape)[N], size_t ndim) {
-  Tensor t{};
-  if (functions.read(object, &t) != 0) {
-    PyErr_Clear();
-    return 0;
-  }
-  if (t.device_type != kCpu || t.code != kFloat || t.bits != 8 * sizeof(T) || t.lanes != 1) return 0;
-  if (t.ndim != static_cast<int32_t>(ndim)) return 0;
-  int64_t stride = 1;
-  for (size_t i = ndim; i-- > 0; stride *= shape[i]) {
-    if (t.shape[i] != shape[i]) return 0;
-    if (t.strides != nullptr && shape[i] != 1 && t.strides[i] != stride) return 0;
-  }
-  return reinterpret_cast<uintptr_t>(t.data) + t.byte_offset;  // NOLINT
 }
 
 }  // namespace rnnfast::dlpack

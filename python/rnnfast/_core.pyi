@@ -1,4 +1,5 @@
 # The compiled module. Its arguments are checked by the Python code that calls it.
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -210,115 +211,73 @@ class RnnBf16:
     ) -> tuple[_F32 | None, tuple[_F32, ...]]: ...
     def stepper(self, packed: PackedRnnBf16, batch: int, threads: int) -> RnnStepperBf16: ...
 
-# --- bind_borrowed.cpp: arrays are given by their addresses, 0 is none
+# --- bind_tensors.cpp: tensors of PyTorch, as objects
 
-class Borrowed:
-    def __init__(self, address: int, first: int = 0, second: int = 0) -> None: ...
+class Tensors:
+    def __init__(self, torch: object, functions: object) -> None: ...
 
-class BorrowedInput:
-    def __init__(self, steps: int, batch: int, x: Borrowed, tokens: bool, lengths: int, reset: Borrowed) -> None: ...
+class TensorCache32:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by TensorRnn32 alone
 
-class BorrowedCache32:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by BorrowedRnn32 alone
-
-class BorrowedRnn32:
-    def __init__(
-        self, cell: str, input: int, hidden: int, layers: int, directions: int, bias: bool, form: str
-    ) -> None: ...
-    def addresses(self, tensor: type, functions: object, weights: list[Any]) -> list[int] | None: ...
-    def pack(self, weights: list[int]) -> PackedRnn32: ...
+class TensorRnn32:
+    def __init__(self, tensors: Tensors, network: object) -> None: ...
+    @property
+    def network(self) -> Any: ...
+    def pack(self, weights: Sequence[Any]) -> PackedRnn32 | None: ...
     def forward(
         self,
-        weights: list[int],
-        input: BorrowedInput,
-        state0: list[int],
-        y: int,
-        state_n: list[int],
+        x: object,
+        state: Sequence[Any],
+        weights: Sequence[Any],
+        given: tuple[Any, Any, Any],
         keep: bool,
-        dropout: float,
-        seed: int,
         packed: PackedRnn32 | None,
-        threads: int,
-    ) -> NDArray[np.uint8] | None: ...
+    ) -> tuple[Any, ...] | None: ...
     def backward(
-        self,
-        place: int,
-        dy: Borrowed,
-        dstate_n: list[int],
-        dx: int,
-        dstate0: list[int],
-        gradients: list[int],
-        keep: bool,
-        threads: int,
-    ) -> bool: ...
+        self, place: object, slopes: Sequence[Any], sources: Sequence[Any], wanted: Sequence[bool], keep: bool
+    ) -> tuple[Any, ...] | bool | None: ...
 
-class BorrowedCache64:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by BorrowedRnn64 alone
+class TensorCache64:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by TensorRnn64 alone
 
-class BorrowedRnn64:
-    def __init__(
-        self, cell: str, input: int, hidden: int, layers: int, directions: int, bias: bool, form: str
-    ) -> None: ...
-    def addresses(self, tensor: type, functions: object, weights: list[Any]) -> list[int] | None: ...
-    def pack(self, weights: list[int]) -> PackedRnn64: ...
+class TensorRnn64:
+    def __init__(self, tensors: Tensors, network: object) -> None: ...
+    @property
+    def network(self) -> Any: ...
+    def pack(self, weights: Sequence[Any]) -> PackedRnn64 | None: ...
     def forward(
         self,
-        weights: list[int],
-        input: BorrowedInput,
-        state0: list[int],
-        y: int,
-        state_n: list[int],
+        x: object,
+        state: Sequence[Any],
+        weights: Sequence[Any],
+        given: tuple[Any, Any, Any],
         keep: bool,
-        dropout: float,
-        seed: int,
         packed: PackedRnn64 | None,
-        threads: int,
-    ) -> NDArray[np.uint8] | None: ...
+    ) -> tuple[Any, ...] | None: ...
     def backward(
-        self,
-        place: int,
-        dy: Borrowed,
-        dstate_n: list[int],
-        dx: int,
-        dstate0: list[int],
-        gradients: list[int],
-        keep: bool,
-        threads: int,
-    ) -> bool: ...
+        self, place: object, slopes: Sequence[Any], sources: Sequence[Any], wanted: Sequence[bool], keep: bool
+    ) -> tuple[Any, ...] | bool | None: ...
 
-class BorrowedCacheBf16:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by BorrowedRnnBf16 alone
+class TensorCacheBf16:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by TensorRnnBf16 alone
 
-class BorrowedRnnBf16:
-    def __init__(
-        self, cell: str, input: int, hidden: int, layers: int, directions: int, bias: bool, form: str
-    ) -> None: ...
-    def addresses(self, tensor: type, functions: object, weights: list[Any]) -> list[int] | None: ...
-    def pack(self, weights: list[int]) -> PackedRnnBf16: ...
+class TensorRnnBf16:
+    def __init__(self, tensors: Tensors, network: object) -> None: ...
+    @property
+    def network(self) -> Any: ...
+    def pack(self, weights: Sequence[Any]) -> PackedRnnBf16 | None: ...
     def forward(
         self,
-        weights: list[int],
-        input: BorrowedInput,
-        state0: list[int],
-        y: int,
-        state_n: list[int],
+        x: object,
+        state: Sequence[Any],
+        weights: Sequence[Any],
+        given: tuple[Any, Any, Any],
         keep: bool,
-        dropout: float,
-        seed: int,
         packed: PackedRnnBf16 | None,
-        threads: int,
-    ) -> NDArray[np.uint8] | None: ...
+    ) -> tuple[Any, ...] | None: ...
     def backward(
-        self,
-        place: int,
-        dy: Borrowed,
-        dstate_n: list[int],
-        dx: int,
-        dstate0: list[int],
-        gradients: list[int],
-        keep: bool,
-        threads: int,
-    ) -> bool: ...
+        self, place: object, slopes: Sequence[Any], sources: Sequence[Any], wanted: Sequence[bool], keep: bool
+    ) -> tuple[Any, ...] | bool | None: ...
 
 # --- bind_ops.cpp
 

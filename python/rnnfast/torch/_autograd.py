@@ -6,17 +6,19 @@ Tensor through the operators of _operators.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from . import _network, _plain
-from ._network import Given, Network, Wants
+from ._network import Call, Given
 from ._transforms import differentiable_backward
 
-__all__ = ["apply", "keeps_graph"]
+__all__ = ["apply", "keeps_graph", "quickly"]
 
 Tensor = Any
+_KEYS = 3  # arguments of _Function before x, the states and the weights
 
 
 def keeps_graph() -> bool:
@@ -24,16 +26,25 @@ def keeps_graph() -> bool:
     return bool(torch._C._autograd._get_current_graph_task_keep_graph())
 
 
-def apply(
-    net: Network, given: Given, x: Tensor, state: tuple[Tensor, ...], weights: tuple[Tensor, ...], packed: Any
-) -> tuple[Tensor, ...]:
+def apply(call: Call, packed: Any) -> tuple[Tensor, ...]:
     """(y, the last states), of plain tensors on the CPU; a graph is recorded where one is wanted."""
-    if torch.is_grad_enabled() and (
-        x.requires_grad or any(s.requires_grad for s in state) or any(w.requires_grad for w in weights)
-    ):
-        made: tuple[Tensor, ...] = _Function.apply(net, given, x, *state, *weights)
-        return made
-    return _network.forward(net, given, x, state, weights, False, packed)
+    made = quickly(_network.core_of(*call.net), call.given, call.x, call.state, call.weights, packed)
+    if made is None:
+        raise ValueError(f"x, states or weights are not what {call.net} takes")
+    return made
+
+
+def quickly(
+    core: Any, given: Given, x: Any, state: tuple[Tensor, ...], weights: Sequence[Any], packed: Any
+) -> tuple[Tensor, ...] | None:
+    """As `apply`, of whatever a module was given: None where that is not what the core takes."""
+    records = torch.is_grad_enabled() and any(
+        getattr(tensor, "requires_grad", False) for tensor in (*weights, x, *state)
+    )
+    made: tuple[Tensor, ...] | None = core.forward(x, state, weights, given, records, packed)
+    if records and made is not None:
+        made = _record(core, given, made, x, *state, *weights)
+    return made
 
 
 class _Function(torch.autograd.Function):
@@ -41,29 +52,36 @@ class _Function(torch.autograd.Function):
     (activation checkpointing, offloading) replaces it too."""
 
     @staticmethod
-    def forward(ctx: Any, net: Network, given: Given, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        states = len(tensors) - len(_network.weight_shapes(net))
-        *made, cache = _network.forward(net, given, x, tensors[:states], tensors[states:], True)
-        ctx.save_for_backward(cache, *given, x, *tensors)
+    def forward(ctx: Any, core: Any, given: Given, made: tuple[Tensor, ...], *sources: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(made[-1], *given, *sources)
         ctx.set_materialize_grads(False)
-        ctx.call = net, states
-        return tuple(made)
+        ctx.core = core
+        return made[:-1]
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, *dstate: Tensor | None) -> tuple[Any, ...]:
-        net, states = ctx.call
-        cache, lengths, reset, seed, x, *tensors = ctx.saved_tensors
-        given = Given(lengths, reset, seed)
-        state, weights = tuple(tensors[:states]), tuple(tensors[states:])
-        need = ctx.needs_input_grad
-        wants = Wants(need[2], tuple(need[3 : 3 + states]), any(need[3 + states :]))
-        if any(d is not None and torch._C._functorch.is_legacy_batchedtensor(d) for d in (dy, *dstate)):
-            # is_grads_batched, which jacobian(vectorize=True) uses: no numbers to point at, and no rule to be called.
-            dx, starts, grads = _plain.backward(net, given, x, state, weights, dy, dstate, wants)
-        elif torch.is_grad_enabled():  # the backward pass is to be differentiated
-            dx, starts, grads = differentiable_backward(net, given, x, state, weights, cache, dy, dstate, wants)
-        else:
-            dx, starts, grads = _network.backward(
-                net, given, x, state, weights, cache, dy, dstate, wants, keeps_graph()
-            )
-        return None, None, dx, *starts, *grads
+    def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Any, ...]:
+        core, wanted = ctx.core, ctx.needs_input_grad[_KEYS:]
+        cache, lengths, reset, seed, *sources = ctx.saved_tensors
+        made = None
+        if not torch.is_grad_enabled():
+            made = core.backward(cache, slopes, sources, wanted, keeps_graph())
+        if not made:
+            call = Call.of(core.network, Given(lengths, reset, seed), sources)
+            made = _backward(call, cache, slopes, wanted)
+        return (*(None,) * _KEYS, *made)
+
+
+# What torch.autograd.Function.apply comes to, where no transform of torch.func is at work.
+_record: Any = super(torch.autograd.Function, _Function).apply
+
+
+def _backward(
+    call: Call, cache: Tensor, slopes: tuple[Tensor | None, ...], wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """What the core alone cannot do."""
+    if any(d is not None and torch._C._functorch.is_legacy_batchedtensor(d) for d in slopes):
+        # is_grads_batched, which jacobian(vectorize=True) uses: no numbers to point at, and no rule to be called.
+        return _plain.backward(call, slopes, wanted)
+    if torch.is_grad_enabled():  # the backward pass is to be differentiated
+        return differentiable_backward(call, cache, slopes, wanted)
+    return _network.backward(call, cache, slopes, wanted, keeps_graph())

@@ -8,41 +8,35 @@ import torch
 from torch import nn
 
 from . import _routes
-from ._frozen import Freezable
-from ._modules import check_compute_dtype, compute_of, parts
-from ._network import INTEGERS, Given, Network
+from ._base import Module, parts
+from ._network import INTEGERS, Call, Given, Network
 
 __all__ = ["Cell", "GRUCell", "LSTMCell", "RNNCell"]
 
 Tensor = Any
-_GIVEN = Given()
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-class Cell(Freezable, nn.RNNCellBase):
+class Cell(Module, nn.RNNCellBase):
     """Base of RNNCell, LSTMCell and GRUCell: the constructor, parameters, attributes and errors of torch.nn's."""
 
-    compute_dtype: str | None = None
-    _cell = ""
-    _lowers = False  # what torch's autocast to bfloat16 gives
-
-    def __init__(self, *args: Any, compute_dtype: str | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if compute_dtype is not None:
-            self.compute_dtype = check_compute_dtype(compute_dtype)
+    _lowers = False
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """One step: input (B, I) or (I,), or integers (B,), each a one-hot row of width I; hx (B, H) or (H,), for an
         LSTMCell a pair (h, c), None is zeros. Returns the state after it. Errors are those of torch.nn's class."""
         weights = self._current_weights()
-        call = self._call(input, hx, weights)
-        if isinstance(call, str):
-            return self._by_torch(input, hx, call)
-        net, x, state, cast = call
-        made = _routes.run(net, _GIVEN, x, state, weights, self._packed(net.compute, weights))
-        if cast is not None:
-            made = cast.leave(made)
-        if x is not input and x.ndim > input.ndim:
-            made = tuple(m.squeeze(0) for m in made)
+        made = self._quickly(input, hx, weights, "step")
+        if made is None:
+            found = self._call(input, hx, weights)
+            if isinstance(found, str):
+                return self._by_torch(input, hx, found)
+            net, x, state, cast = found
+            made = _routes.run(Call(net, Given(), x, state, tuple(weights)), self._packed(net.compute, weights))
+            if cast is not None:
+                made = cast.leave(made)
+            if x is not input and x.ndim > input.ndim:
+                made = tuple(m.squeeze(0) for m in made)
         return made if len(made) > 1 else made[0]
 
     def _call(
@@ -50,21 +44,13 @@ class Cell(Freezable, nn.RNNCellBase):
     ) -> tuple[Network, Tensor, tuple[Any, ...], _routes.Autocast | None] | str:
         """What to compute, or why torch must do it."""
         state = parts(hx, self._cell == "lstm")
-        if state is None or not isinstance(x, torch.Tensor) or weights[0] is None:
-            return "input or hx are no tensors, or a parameter is missing"
-        if not self._cell:
-            return "its nonlinearity is unknown"
-        cast = _routes.autocast(x, weights, self._lowers)
-        if isinstance(cast, str):
-            return cast
-        dtype = weights[0].dtype
-        net = self._network(dtype, cast)
-        reason = _routes.unusable(net, x, state, weights)
-        if reason is not None:
-            return reason
-        if cast is not None:
-            x, state = cast.enter(x), tuple(map(cast.enter, state))
-        axes, shape = x.ndim, x.shape
+        if state is None or not isinstance(x, torch.Tensor):
+            return "input or hx are no tensors"
+        found = self._look(x, state, weights, "step")
+        if isinstance(found, str):
+            return found
+        net, x, state, cast = found
+        axes, shape, dtype = x.ndim, x.shape, weights[0].dtype
         if x.dtype is dtype:
             if axes not in (1, 2) or shape[-1] != self.input_size:
                 return f"input is of shape {tuple(shape)}"
@@ -86,20 +72,15 @@ class Cell(Freezable, nn.RNNCellBase):
         return result
 
     def _current_weights(self) -> list[Any]:
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
+        names = _NAMES if self.bias else _NAMES[:2]
         parameters = self._parameters
         try:
             return [parameters[name] for name in names]
         except KeyError:  # parametrized: an attribute computes it
             return [getattr(self, name) for name in names]
 
-    def _network(self, dtype: Any, cast: Any = None) -> Network:
-        compute = compute_of(self, dtype, cast)
-        return Network(self._cell, self.input_size, self.hidden_size, 1, 1, self.bias, "step", 0.0, compute)
-
-    def extra_repr(self) -> str:
-        own = "" if self.compute_dtype is None else f", compute_dtype={self.compute_dtype}"
-        return str(super().extra_repr()) + own
+    def _fields(self, form: str, dropout: float, compute: str) -> tuple[Any, ...]:
+        return self._cell, self.input_size, self.hidden_size, 1, 1, self.bias, "step", dropout, compute
 
 
 class RNNCell(Cell, nn.RNNCell):

@@ -41,8 +41,9 @@ class Freezable:
             self._unfreeze()
             _routes.tell(self, reason)
             return
-        dense = [_network.stored(w.detach()).contiguous() for w in weights]
-        packed = _network.core_of(net).pack([w.data_ptr() for w in dense])
+        packed = _network.core_of(*net).pack(_network.unwrapped(weights))
+        if packed is None:
+            raise ValueError(f"the parameters are not what {net} takes")
         self._frozen = _Pack(net.compute, packed, self._sources())
 
     def _unfreeze(self) -> None:

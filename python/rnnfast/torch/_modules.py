@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import _routes
-from ._frozen import Freezable
-from ._network import INTEGERS, Given, Network
+from ._base import Module, parts
+from ._network import INTEGERS, Call, Given, Network
 
 __all__ = ["GRU", "LSTM", "RNN", "Layer"]
 
@@ -18,15 +18,12 @@ Tensor = Any
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
 
 
-class Layer(Freezable, nn.RNNBase):
+class Layer(Module, nn.RNNBase):
     """Base of RNN, LSTM and GRU: the constructor, parameters, attributes and errors of torch.nn's classes."""
 
-    compute_dtype: str | None = None
-
-    def __init__(self, *args: Any, compute_dtype: str | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if compute_dtype is not None:
-            self.compute_dtype = check_compute_dtype(compute_dtype)
+    @property
+    def _cell(self) -> str:  # type: ignore[override]
+        return _CELLS.get(self.mode, "")
 
     def forward(self, input: Any, hx: Any = None, *, lengths: Any = None, reset: Any = None) -> tuple[Any, Any]:
         """Whole sequences through all layers, as torch.nn has it, and beyond it lengths, resets and integers.
@@ -48,19 +45,24 @@ class Layer(Freezable, nn.RNNBase):
             TypeError, ValueError: what is wrong with `lengths`, `reset` or integers.
         """
         weights = self._current_weights()
-        call = self._call(input, hx, weights, lengths, reset)
+        dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
+        if lengths is None and reset is None and not dropout and not self.proj_size:
+            made = self._quickly(input, hx, weights, "batch first" if self.batch_first else "sequences")
+            if made is not None:
+                return made[0], made[1:] if len(made) > 2 else made[1]
+        call = self._call(input, hx, weights, (lengths, reset, dropout))
         if isinstance(call, str):
-            return self._by_torch(input, hx, call, lengths, reset)
-        net, given, x, state, cast = call
-        made = _routes.run(net, given, x, state, weights, self._packed(net.compute, weights))
-        if cast is not None:
-            made = cast.leave(made)
+            return self._by_torch(input, hx, call, lengths is not None or reset is not None)
+        made = _routes.run(call[0], self._packed(call[0].net.compute, weights))
+        if call[1] is not None:
+            made = call[1].leave(made)
         return self._result(input, made)
 
     def _call(
-        self, input: Any, hx: Any, weights: list[Any], lengths: Any, reset: Any
-    ) -> tuple[Network, Given, Tensor, tuple[Any, ...], _routes.Autocast | None] | str:
-        """What to compute, or why torch must do it, be it that it will raise."""
+        self, input: Any, hx: Any, weights: list[Any], more: tuple[Any, Any, float]
+    ) -> tuple[Call, _routes.Autocast | None] | str:
+        """What to compute, or why torch must do it, be it that it will raise. `more`: lengths, reset, dropout."""
+        lengths, reset, dropout = more
         is_packed = isinstance(input, PackedSequence)
         x = input.data if is_packed else input
         state = parts(hx, self.mode == "LSTM")
@@ -68,21 +70,13 @@ class Layer(Freezable, nn.RNNBase):
             return "input or hx are no tensors"
         if self.proj_size:
             return "proj_size has no kernels yet"
-        dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
         if dropout >= 1:
             return "dropout is 1"
-        if weights[0] is None:
-            return "a parameter is missing"
-        cast = _routes.autocast(x, weights, self.mode != "GRU")
-        if isinstance(cast, str):
-            return cast
+        found = self._look(x, state, weights, "packed" if is_packed else "sequences", dropout)
+        if isinstance(found, str):
+            return found
+        net, x, state, cast = found
         dtype = weights[0].dtype
-        net = self._network(dtype, "packed" if is_packed else "sequences", dropout, cast)
-        reason = _routes.unusable(net, x, state, weights)
-        if reason is not None:
-            return reason
-        if cast is not None:
-            x, state = cast.enter(x), tuple(map(cast.enter, state))
         axes, shape = x.ndim, x.shape
         if x.dtype is dtype:
             if shape[-1:] != (self.input_size,) or axes not in (2, 3) or (is_packed and axes != 2):
@@ -118,12 +112,12 @@ class Layer(Freezable, nn.RNNBase):
             given = check_given(net, x, lengths, reset, axes == 2)
         if dropout:
             given = given._replace(seed=torch.randint(2**63 - 1, (), device="cpu"))
-        return net, given, x, state, cast
+        return Call(net, given, x, state, tuple(weights)), cast
 
-    def _network(self, dtype: Any, form: str = "sequences", dropout: float = 0.0, cast: Any = None) -> Network:
-        return Network(
-            _CELLS[self.mode], self.input_size, self.hidden_size, self.num_layers, 2 if self.bidirectional else 1,
-            self.bias, form, dropout, compute_of(self, dtype, cast),
+    def _fields(self, form: str, dropout: float, compute: str) -> tuple[Any, ...]:
+        return (
+            self._cell, self.input_size, self.hidden_size, self.num_layers, 2 if self.bidirectional else 1, self.bias,
+            form, dropout, compute,
         )  # fmt: skip
 
     def _result(self, input: Any, made: tuple[Tensor, ...]) -> tuple[Any, Any]:
@@ -136,9 +130,9 @@ class Layer(Freezable, nn.RNNBase):
             y, state = y.squeeze(1), [s.squeeze(1) for s in state]
         return y, tuple(state) if len(state) > 1 else state[0]
 
-    def _by_torch(self, input: Any, hx: Any, reason: str, lengths: Any, reset: Any) -> tuple[Any, Any]:
+    def _by_torch(self, input: Any, hx: Any, reason: str, beyond: bool) -> tuple[Any, Any]:
         result: tuple[Any, Any] = super().forward(input, hx)  # raises where something is wrong
-        if lengths is not None or reset is not None:
+        if beyond:
             raise NotImplementedError(f"lengths and reset need rnnfast's kernels, which cannot be used: {reason}")
         _routes.tell(self, reason)
         return result
@@ -149,10 +143,6 @@ class Layer(Freezable, nn.RNNBase):
             return [parameters[name] for name in self._flat_weights_names]
         except KeyError:  # parametrized: an attribute computes it
             return [getattr(self, name, None) for name in self._flat_weights_names]
-
-    def extra_repr(self) -> str:
-        own = "" if self.compute_dtype is None else f", compute_dtype={self.compute_dtype}"
-        return str(super().extra_repr()) + own
 
 
 class RNN(Layer, nn.RNN):
@@ -172,33 +162,7 @@ class GRU(Layer, nn.GRU):
 
     __module__ = "rnnfast.torch"
 
-
-def check_compute_dtype(compute_dtype: Any) -> str:
-    if compute_dtype != "bfloat16":
-        raise ValueError(f"compute_dtype must be None or 'bfloat16', got {compute_dtype!r}")
-    return "bfloat16"
-
-
-def compute_of(module: Any, dtype: Any, cast: _routes.Autocast | None) -> str:
-    """What a module with parameters of this dtype computes in; "" is nothing that there are kernels for."""
-    if cast is not None:
-        return "bfloat16"
-    if module.compute_dtype is None:
-        return _routes.DTYPES.get(dtype, "")
-    if dtype is torch.float64:
-        raise ValueError("compute_dtype='bfloat16' needs parameters of float32, got torch.float64")
-    return "bfloat16" if dtype is torch.float32 else ""
-
-
-def parts(hx: Any, pair: bool) -> tuple[Any, ...] | None:
-    """The tensors of a state; None where it is anything else."""
-    if hx is None:
-        return ()
-    if not pair:
-        return (hx,) if isinstance(hx, torch.Tensor) else None
-    if not isinstance(hx, (tuple, list)) or len(hx) != 2:
-        return None
-    return tuple(hx) if isinstance(hx[0], torch.Tensor) and isinstance(hx[1], torch.Tensor) else None
+    _lowers = False
 
 
 def check_given(net: Network, x: Tensor, lengths: Any, reset: Any, unbatched: bool) -> Given:

@@ -1,7 +1,8 @@
-"""One call of the core over tensors: what it computes (`Network`), forward and backward by address, without autograd.
+"""One call of the core over tensors: what it computes (`Network`), of what (`Call`), forward and backward without
+autograd.
 
-Shapes as in rnnfast.layers: T time steps, B sequences, I inputs, H hidden units, L layers, D directions. Nothing is
-checked here but what only the numbers can tell; the modules have done it.
+Shapes as in rnnfast.layers: T time steps, B sequences, I inputs, H hidden units, L layers, D directions. The core
+looks at each tensor itself: whether it is a plain one of the CPU, of which dtype and shape, and where its numbers are.
 """
 
 from __future__ import annotations
@@ -15,20 +16,21 @@ import torch
 from .. import _core
 
 __all__ = [
-    "INTEGERS", "Given", "Network", "Wants", "addresses_of", "backward", "core_of", "forward", "output_shapes",
-    "split", "steps_and_batch", "stored", "weight_shapes",
+    "INTEGERS", "PLAIN", "Call", "Given", "Network", "backward", "core_of", "forward", "output_shapes",
+    "steps_and_batch", "unwrapped", "weight_shapes",
 ]  # fmt: skip
 
 Tensor = Any  # torch.Tensor, which type checkers may have to do without
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 _CORES: dict[str, Any] = {
-    "float32": _core.BorrowedRnn32,
-    "float64": _core.BorrowedRnn64,
-    "bfloat16": _core.BorrowedRnnBf16,
+    "float32": _core.TensorRnn32,
+    "float64": _core.TensorRnn64,
+    "bfloat16": _core.TensorRnnBf16,
 }
-_NOTHING = _core.Borrowed(0)
-_DLPACK = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # functions that read tensors fast
+# With functions that read tensors fast, where torch has them.
+_TENSORS = _core.Tensors(torch, getattr(torch.Tensor, "__dlpack_c_exchange_api__", None))
 
 
 class Network(NamedTuple):
@@ -62,11 +64,31 @@ class Given(NamedTuple):
     seed: Any = None
 
 
+class Call(NamedTuple):
+    """A network and what it gets. `state` is () for zeros."""
+
+    net: Network
+    given: Given
+    x: Tensor
+    state: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """What there may be gradients of, which are always in this order."""
+        return (self.x, *self.state, *self.weights)
+
+    @classmethod
+    def of(cls, net: Network, given: Given, sources: Sequence[Tensor]) -> Call:
+        n = len(sources) - len(weight_shapes(net))
+        return cls(net, given, sources[0], tuple(sources[1:n]), tuple(sources[n:]))
+
+
 @lru_cache(maxsize=256)
-def core_of(net: Network) -> Any:
-    return _CORES[net.compute](
-        net.cell, net.input_size, net.hidden_size, net.num_layers, net.directions, net.bias, net.form
-    )
+def core_of(*network: Any) -> Any:
+    """Of the fields of a Network, which is its `network`."""
+    net = Network(*network)
+    return _CORES[net.compute](_TENSORS, net)
 
 
 def weight_shapes(net: Network) -> list[tuple[int, ...]]:
@@ -87,13 +109,6 @@ def _weight_shapes(net: Network) -> list[tuple[int, ...]]:
     return shapes
 
 
-def addresses_of(net: Network, weights: Sequence[Tensor]) -> list[int] | None:
-    """Where dense weights of the right dtype and shapes are; None where one is anything else, or torch has no such way
-    to say it."""
-    found: list[int] | None = core_of(net).addresses(torch.Tensor, _DLPACK, list(weights))
-    return found
-
-
 def steps_and_batch(net: Network, x: Tensor, given: Given) -> tuple[Any, Any]:
     """(T, B). Of packed rows B is how many sequences the first step has."""
     if net.form == "packed":
@@ -111,141 +126,34 @@ def output_shapes(net: Network, x: Tensor, batch: Any) -> tuple[tuple[Any, ...],
     return (*lead, net.directions * net.hidden_size), (net.num_layers * net.directions, batch, net.hidden_size)
 
 
-def forward(
-    net: Network, given: Given, x: Tensor, state: tuple[Tensor, ...], weights: tuple[Tensor, ...], keep: bool,
-    packed: Any = None,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    """(y, the last states[, cache]): no state given is zeros; a cell's y is its first state, so only c follows it.
+def forward(call: Call, keep: bool, packed: Any = None) -> tuple[Tensor, ...]:
+    """(y, the last states[, cache]); a cell's y is its first state, so only c follows it.
 
     The cache (with `keep`) is a tensor that stands for what backward needs, and owns it: a copy of it, or one whose
-    cache was used, is worth nothing, and `backward` then computes forward again. `packed`: of core_of(net).pack."""
-    core = core_of(net)
-    steps, batch = steps_and_batch(net, x, given)
-    x, tokens = stored(x), not x.is_floating_point()
-    if given.lengths is not None:
-        _check_lengths(net, given, x, steps)
-    x = _in_rows(net, _tokens(net, given, x, steps) if tokens else x)
-    shape, state_shape = output_shapes(net, x, batch)
-    like, step = weights[0], net.form == "step"
-    y = like.new_empty(shape) if given.lengths is None or net.form == "packed" else like.new_zeros(shape)
-    states = [like.new_empty(state_shape) for _ in range(net.states - step)]
-    call = _core.BorrowedInput(steps, batch, _borrowed(x), tokens, _address(given.lengths), _borrowed(given.reset))
-    starts = [stored(s).contiguous() for s in state]
-    addresses = None if any(map(torch.Tensor.is_neg, weights)) else addresses_of(net, weights)
-    if addresses is None:
-        sources = [stored(w).contiguous() for w in weights]
-        addresses = [w.data_ptr() for w in sources]
-    drops = net.dropout > 0  # which the core does for a cache alone
-    place = core.forward(
-        addresses,
-        call,
-        [s.data_ptr() for s in starts],
-        y.data_ptr(),
-        [0] * step + [s.data_ptr() for s in states],
-        keep or drops,
-        net.dropout,
-        0 if given.seed is None else int(given.seed),
-        packed,
-        torch.get_num_threads(),
-    )
-    return (y, *states, torch.from_numpy(place)) if keep else (y, *states)
-
-
-class Wants(NamedTuple):
-    """Which gradients are wanted; of weights all or none."""
-
-    x: bool
-    state: tuple[bool, ...]
-    weights: bool
+    cache was used, is worth nothing, and `backward` then computes forward again. `packed`: of core_of(*net).pack."""
+    (x,), state, weights = map(unwrapped, ((call.x,), call.state, call.weights))
+    made: tuple[Tensor, ...] | None
+    made = core_of(*call.net).forward(x, state, weights, call.given, keep, packed)
+    if made is None:
+        raise ValueError(f"x, states or weights are not what {call.net} takes")
+    return made
 
 
 def backward(
-    net: Network, given: Given, x: Tensor, state: tuple[Tensor, ...], weights: tuple[Tensor, ...], cache: Tensor,
-    dy: Tensor | None, dstate: tuple[Tensor | None, ...], wants: Wants, keep: bool,
-) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:  # fmt: skip
-    """(dx, the gradients of the initial states, those of the weights), None where none is wanted. A gradient of y or of
-    a last state may be None, which is zeros."""
-    core = core_of(net)
-    if dy is not None:
-        dy = _in_rows(net, stored(dy))
-    ends_early = given.lengths is not None and net.form != "packed"
-    like = weights[0]
-    dx = None
-    if wants.x:
-        dx = like.new_zeros(x.shape) if ends_early else like.new_empty(x.shape)
-    _, batch = steps_and_batch(net, x, given)
-    state_shape = output_shapes(net, x, batch)[1]
-    starts = [like.new_empty(state_shape) if want else None for want in wants.state]
-    grads = [w.new_empty(w.shape) if wants.weights else None for w in weights]
-    ends = [None if d is None else stored(d).contiguous() for d in dstate]
-    if net.form == "step":
-        ends.insert(0, None)
-    rest = (
-        _borrowed(dy),
-        [_address(d) for d in ends],
-        _address(dx),
-        [_address(d) for d in starts],
-        [_address(g) for g in grads] if wants.weights else [0] * len(grads),
-    )
-    threads = torch.get_num_threads()
-    if not core.backward(cache.data_ptr(), *rest, keep, threads):  # a copy of the cache, or another pass has used it
-        cache = forward(net, given, x, state, weights, True)[-1]
-        core.backward(cache.data_ptr(), *rest, False, threads)
-    return dx, starts, grads
+    call: Call, cache: Tensor, slopes: Sequence[Tensor | None], wanted: Sequence[bool], keep: bool
+) -> tuple[Tensor | None, ...]:
+    """The gradients of `call.sources` as far as they are `wanted`, else None; of weights all or none. `slopes`: those
+    of y and of the last states, where None is zeros."""
+    core, sources, slopes = core_of(*call.net), unwrapped(call.sources), unwrapped(slopes)
+    made: Any = core.backward(cache, slopes, sources, wanted, keep)
+    if made is False:  # a copy of the cache, or another pass has used it
+        made = core.backward(forward(call, True)[-1], slopes, sources, wanted, False)
+    if not made:
+        raise ValueError(f"gradients of what {call.net} makes must be of its dtype, in memory of the CPU")
+    found: tuple[Tensor | None, ...] = made
+    return found
 
 
-def split(
-    made: Sequence[Tensor], wants: Wants, states: int
-) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
-    """What `backward` returns, from all gradients in a row, where anything stands for one that is not wanted."""
-    dx, starts, grads = made[0], made[1 : 1 + states], made[1 + states :]
-    return (
-        dx if wants.x else None,
-        [d if want else None for d, want in zip(starts, wants.state, strict=True)],
-        [g if wants.weights else None for g in grads],
-    )
-
-
-def _check_lengths(net: Network, given: Given, x: Tensor, steps: int) -> None:
-    lengths = given.lengths.tolist()
-    if net.form == "packed":
-        if sum(lengths) != x.shape[0] or sorted(lengths, reverse=True) != lengths or lengths[-1] < 1:
-            raise ValueError(f"batch_sizes of a PackedSequence of {x.shape[0]} rows must not increase, got {lengths}")
-    elif lengths and not 0 <= min(lengths) <= max(lengths) <= steps:
-        wrong = min(lengths) if min(lengths) < 0 else max(lengths)
-        raise ValueError(f"lengths must be in 0 .. {steps}, got {wrong}")
-
-
-def _tokens(net: Network, given: Given, x: Tensor, steps: int) -> Tensor:
-    """int32; what lies past a sequence's end may be anything."""
-    if given.lengths is not None:
-        ended = torch.arange(steps, device="cpu")[:, None] >= given.lengths
-        x = x.masked_fill(ended.T if net.form == "batch first" else ended, 0)
-    if x.numel():
-        low, high = (int(v) for v in x.aminmax())
-        if low < 0 or high >= net.input_size:
-            wrong = low if low < 0 else high
-            raise ValueError(f"input of integers must hold tokens in 0 .. {net.input_size - 1}, got {wrong}")
-    return x.to(torch.int32)
-
-
-def stored(tensor: Tensor) -> Tensor:
-    """With its numbers in memory, where torch has put off negating them or has zeros that are nowhere."""
-    return tensor.resolve_neg().clone() if tensor.is_neg() or tensor._is_zerotensor() else tensor
-
-
-def _in_rows(net: Network, array: Tensor) -> Tensor:
-    """The same numbers, those of a step side by side; packed rows too."""
-    if array.is_contiguous():
-        return array
-    sparse = net.form == "packed" or ((array.ndim > 2 or net.form == "step") and array.stride(-1) != 1)
-    return array.contiguous() if sparse else array
-
-
-def _borrowed(array: Tensor | None) -> Any:
-    """An array with its first two strides."""
-    return _NOTHING if array is None else _core.Borrowed(array.data_ptr(), *array.stride()[:2])
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else int(tensor.data_ptr())
+def unwrapped(tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """Plain ones, where a subclass is but a name."""
+    return tuple(t if t is None or type(t) in PLAIN else t.as_subclass(torch.Tensor) for t in tensors)

@@ -13,7 +13,7 @@ import torch
 
 from . import _network
 from ._autograd import keeps_graph
-from ._network import Given, Network, Wants
+from ._network import Call, Given, Network
 
 __all__ = ["apply"]
 
@@ -29,10 +29,9 @@ _BACKWARD = (
 )
 
 
-def apply(
-    net: Network, given: Given, x: Tensor, state: tuple[Tensor, ...], weights: tuple[Tensor, ...], packed: Any
-) -> tuple[Tensor, ...]:
+def apply(call: Call, packed: Any) -> tuple[Tensor, ...]:
     """(y, the last states); an operator has no room for packed weights and takes them as they are."""
+    net, given, x, state, weights = call
     if net.form == "packed" and not state:
         shape = net.num_layers * net.directions, int(given.lengths[0]), net.hidden_size
         state = (weights[0].new_zeros(shape),) * net.states
@@ -46,7 +45,7 @@ def apply(
 
 def _forward(x: Tensor, state: Any, weights: Any, *rest: Any) -> list[Tensor]:
     given, net, keep = Given(*rest[:3]), Network(*rest[3:-1]), rest[-1]
-    made = _network.forward(net, given, x, tuple(state), tuple(weights), keep)
+    made = _network.forward(Call(net, given, x, tuple(state), tuple(weights)), keep)
     return list(made) if keep else [*made, x.new_empty(0, dtype=torch.uint8)]
 
 
@@ -79,13 +78,17 @@ def _forward_backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
     state, own, more = tensors[:states], tensors[states : states + weights], iter(tensors[states + weights :])
     given = [next(more) if there else None for there in ctx.given]
     need = ctx.needs_input_grad
-    wants = Wants(bool(need[0]), tuple(map(bool, _each(need[1], states))), any(_each(need[2], weights)))
+    of_states, of_weights = _each(need[1], states), any(_each(need[2], weights))
     dy, *dstate = grads[:-1]
-    made = torch.ops.rnnfast.backward(
-        dy, dstate, x, state, own, cache, *given, *net, wants.x, any(wants.state), wants.weights
+    dx, *rest = torch.ops.rnnfast.backward(
+        dy, dstate, x, state, own, cache, *given, *net, bool(need[0]), any(of_states), of_weights
     )
-    dx, starts, dweights = _network.split(made, wants, states)
-    return dx, starts, dweights, *([None] * (len(Given._fields) + len(Network._fields) + 1))
+    return (
+        dx if need[0] else None,
+        [d if want else None for d, want in zip(rest[:states], of_states, strict=True)],
+        rest[states:] if of_weights else [None] * weights,
+        *([None] * (len(Given._fields) + len(Network._fields) + 1)),
+    )
 
 
 def _each(need: Any, count: int) -> list[bool]:
@@ -97,11 +100,10 @@ def _each(need: Any, count: int) -> list[bool]:
 
 def _backward(dy: Tensor, dstate: Any, x: Tensor, state: Any, weights: Any, cache: Tensor, *rest: Any) -> list[Tensor]:
     given, net, (want_x, want_state, want_weights) = Given(*rest[:3]), Network(*rest[3:-3]), rest[-3:]
-    wants = Wants(want_x, (want_state,) * len(state), want_weights)
-    dx, starts, grads = _network.backward(
-        net, given, x, tuple(state), tuple(weights), cache, dy, tuple(dstate), wants, keeps_graph()
-    )
-    return [weights[0].new_empty(0) if made is None else made for made in (dx, *starts, *grads)]
+    call = Call(net, given, x, tuple(state), tuple(weights))
+    wanted = (want_x, *(want_state,) * len(state), *(want_weights,) * len(weights))
+    found = _network.backward(call, cache, (dy, *dstate), wanted, keeps_graph())
+    return [weights[0].new_empty(0) if made is None else made for made in found]
 
 
 def _backward_fake(

@@ -4,22 +4,22 @@ Double backward runs through it. It is also the oracle of what torch.nn has not:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from .. import reference_ops
-from ._network import Given, Network, Wants, split, steps_and_batch
+from ._network import Call, Given, Network, steps_and_batch
 
 __all__ = ["backward", "forward", "second_backward"]
 
 Tensor = Any
 
 
-def forward(
-    net: Network, given: Given, x: Tensor, state: tuple[Tensor, ...], weights: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
+def forward(call: Call) -> tuple[Tensor, ...]:
     """(y, the last states) as _network.forward has them."""
+    net, given, x, state, weights = call
     steps, batch = steps_and_batch(net, x, given)
     dtype = weights[0].dtype
     if not x.dtype.is_floating_point:
@@ -59,18 +59,14 @@ def forward(
     return x.transpose(0, 1) if net.form == "batch first" else x, *ends
 
 
-def backward(
-    net: Network, given: Given, x: Tensor, state: tuple[Tensor, ...], weights: tuple[Tensor, ...],
-    dy: Tensor | None, dstate: tuple[Tensor | None, ...], wants: Wants,
-) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:  # fmt: skip
+def backward(call: Call, slopes: Sequence[Tensor | None], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """As _network.backward, with a graph where gradients are enabled; any kind of cotangents."""
-    graph, tensors = torch.is_grad_enabled(), (x, *state, *weights)
-    wanted = (wants.x, *wants.state, *([wants.weights] * len(weights)))
+    graph, tensors = torch.is_grad_enabled(), call.sources
     with torch.enable_grad():
         if not graph:
             tensors = tuple(t.detach().requires_grad_(want) for t, want in zip(tensors, wanted, strict=True))
-        made = forward(net, given, tensors[0], tensors[1 : 1 + len(state)], tensors[1 + len(state) :])
-    pairs = [(m, d) for m, d in zip(made, (dy, *dstate), strict=True) if d is not None]
+        made = forward(Call.of(call.net, call.given, tensors))
+    pairs = [(m, d) for m, d in zip(made, slopes, strict=True) if d is not None]
     places = [i for i, (t, want) in enumerate(zip(tensors, wanted, strict=True)) if want and t.requires_grad]
     found: list[Tensor | None] = [None] * len(tensors)
     outputs, cotangents = zip(*pairs, strict=True)
@@ -80,30 +76,26 @@ def backward(
         strict=True,
     ):
         found[i] = gradient
-    return split(found, wants, len(state))
+    return tuple(found)
 
 
 def second_backward(
-    net: Network, given: Given, wants: Wants, dy: Tensor, dstate: tuple[Tensor, ...], x: Tensor,
-    state: tuple[Tensor, ...], weights: tuple[Tensor, ...], cotangents: tuple[Tensor, ...],
-) -> list[Tensor | None]:  # fmt: skip
-    """The gradients of dy, dstate, x, state and weights, for cotangents of the gradients that a backward pass gave."""
-    n, m, tokens = len(dstate), len(state), not x.is_floating_point()
-    sources = (*state, *weights) if tokens else (x, *state, *weights)
-    wanted = [wants.x] * (not tokens) + [*wants.state, *([wants.weights] * len(weights))]
+    call: Call, wanted: Sequence[bool], slopes: Sequence[Tensor], cotangents: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The gradients of the slopes and of call.sources, for cotangents of the gradients that a backward pass gave."""
+    n, tokens = len(slopes), not call.x.is_floating_point()
 
     def outputs(*sources: Tensor) -> tuple[Tensor, ...]:
-        given_x, *rest = (x, *sources) if tokens else sources
-        return forward(net, given, given_x, tuple(rest[:m]), tuple(rest[m:]))
+        return forward(Call.of(call.net, call.given, (call.x, *sources) if tokens else sources))
 
     def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
-        _, pull = torch.func.vjp(outputs, *tensors[1 + n :])
-        return tuple(g for g, want in zip(pull(tuple(tensors[: 1 + n])), wanted, strict=True) if want)
+        _, pull = torch.func.vjp(outputs, *tensors[n:])
+        return tuple(g for g, want in zip(pull(tuple(tensors[:n])), wanted[tokens:], strict=True) if want)
 
-    _, pull = torch.func.vjp(gradients, dy, *dstate, *sources)
-    of_wanted = [c for c, want in zip(cotangents[tokens:], wanted, strict=True) if want]
+    _, pull = torch.func.vjp(gradients, *slopes, *call.sources[tokens:])
+    of_wanted = [c for c, want in zip(cotangents[tokens:], wanted[tokens:], strict=True) if want]
     found = list(pull(tuple(of_wanted)))
-    return [*found[: 1 + n], None, *found[1 + n :]] if tokens else found
+    return [*found[:n], None, *found[n:]] if tokens else found
 
 
 def _masks(net: Network, given: Given, steps: int, batch: int) -> tuple[Tensor, Tensor]:

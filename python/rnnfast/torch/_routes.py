@@ -11,49 +11,56 @@ import torch
 from torch.autograd import forward_ad
 
 from . import _autograd, _network, _operators, _transforms
-from ._network import Given, Network
+from ._network import PLAIN, Call, Network
 
-__all__ = ["DTYPES", "Autocast", "autocast", "run", "tell", "unusable"]
+__all__ = ["DTYPES", "Autocast", "autocast", "is_eager", "run", "tell", "unusable"]
 
 Tensor = Any
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
 _told: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
 
-def run(
-    net: Network, given: Given, x: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor], packed: Any = None
-) -> tuple[Tensor, ...]:
+def is_eager() -> bool:
+    """Whether nothing but PyTorch's autograd, and no cast, stands between a module and the core."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._is_any_autocast_enabled()
+        or forward_ad._current_level >= 0
+    )
+
+
+def run(call: Call, packed: Any = None) -> tuple[Tensor, ...]:
     """(y, the last states). `packed`: weights that were frozen."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch._C._is_tracing():
         way = _operators.apply
     elif torch._C._are_functorch_transforms_active():
         way = _transforms.apply
-    elif x.is_cpu and _PLAIN.issuperset(map(type, (x, *state, *weights))):
+    elif call.x.is_cpu and PLAIN.issuperset(map(type, call.sources)):
         way = _autograd.apply
     else:
         way = _operators.apply
-    return way(net, given, x, state, tuple(weights), packed)
+    return way(call, packed)
 
 
 def unusable(net: Network, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor]) -> str | None:
     """Why the kernels cannot take these tensors; None where they can. What is wrong beyond that is for torch to say."""
-    meta = weights[0].is_meta
+    meta, dtype = weights[0].is_meta, weights[0].dtype
     if not net.compute:
-        return f"its parameters are {_name(weights[0].dtype)}"
+        return f"its parameters are {_name(dtype)}"
     if forward_ad._current_level >= 0:  # torch.func.jvp and hessian too
         return "forward-mode differentiation has no kernels"
-    if torch.compiler.is_compiling() or _network.addresses_of(net, weights) is None:
-        dtype = weights[0].dtype
-        for tensor, shape in zip(weights, _network.weight_shapes(net), strict=True):
-            if tensor is None:
-                return "a parameter is missing"
-            if tensor.dtype is not dtype:
-                return f"its parameters are {_name(dtype)} and {_name(tensor.dtype)}"
-            if tensor.shape != shape:
-                return f"a parameter has shape {tuple(tensor.shape)} instead of {shape}"
-            if not (tensor.is_meta if meta else tensor.is_cpu) or tensor.layout is not torch.strided:
-                return _whereabouts(tensor)
+    for tensor, shape in zip(weights, _network.weight_shapes(net), strict=True):
+        if tensor is None:
+            return "a parameter is missing"
+        if tensor.dtype is not dtype:
+            return f"its parameters are {_name(dtype)} and {_name(tensor.dtype)}"
+        if tensor.shape != shape:
+            return f"a parameter has shape {tuple(tensor.shape)} instead of {shape}"
+        if not (tensor.is_meta if meta else tensor.is_cpu) or tensor.layout is not torch.strided:
+            return _whereabouts(tensor)
     for tensor in (x, *state):
         if not (tensor.is_meta if meta else tensor.is_cpu) or tensor.layout is not torch.strided:
             return _whereabouts(tensor)
