@@ -115,8 +115,7 @@ def test_what_does_not_fit_takes_steps():
             assert plans("lstm", 64, 1, "automatic") == ["persistent", "persistent"]
 
 
-@PER_CELL
-@pytest.mark.parametrize("hidden", [128, 288])
+@pytest.mark.parametrize("cell, hidden", [*((cell, 128) for cell in CELLS), ("gru", 288)])
 def test_accesses_of_a_step_have_no_bank_conflicts_and_whole_sectors(cell, hidden):
     if not cuda._cuda.emulated:
         pytest.skip("a real device does not count them")

@@ -47,29 +47,29 @@ RNNFAST_DEVICE int tile_at(int warp, int tile, int m) {
   return ((warp * kTiles + tile) * M + m) * kTensorUnits * kTileSequences;
 }
 
-// This warp's part of the sums of M x 16 rows and `count` sequences; row(n) is the operand [padded] of sequence n.
-template <int M, int blocks, class Row>
-RNNFAST_DEVICE void tensor_sums(const Left<blocks> (&a)[M], int padded, int count, float* sums, Row row) {
+// This warp's part of the sums of M x 16 rows and `count` sequences, whose operands [padded] begin at `first` and lie
+// `pitch` numbers apart.
+template <int M, int blocks>
+RNNFAST_DEVICE void tensor_sums(const Left<blocks> (&a)[M], int padded, int count, const Bf16* first, int64_t pitch,
+                                float* sums) {
   float d[kTiles][M][4] = {};
-  const Bf16* from[kTiles];
-  RNNFAST_UNROLL
-  for (int tile = 0; tile < kTiles; ++tile) {
-    const int n = tile * kTileSequences + lane_index() / 4;
-    from[tile] = n < count ? row(n) : nullptr;
-  }
+  const int n = lane_index() / 4;
+  const Bf16* mine = first + n * pitch + first_k(0);
+  const auto there = [&](int i) { return first_k(i) < padded; };  // the same for a whole warp, as mma wants it
   RNNFAST_UNROLL
   for (int i0 = 0; i0 < blocks; i0 += kAtOnce) {
+    if (!there(i0)) break;  // without this, more would be fetched ahead than there are registers for
     UInt4 b[kAtOnce][kTiles];
     RNNFAST_UNROLL
     for (int i = 0; i < kAtOnce; ++i) RNNFAST_UNROLL
     for (int tile = 0; tile < kTiles; ++tile) {
       b[i][tile] = UInt4{};
-      if (from[tile] != nullptr && first_k(i0 + i) < padded) b[i][tile] = load_l2<UInt4>(from[tile] + first_k(i0 + i));
+      if (tile * kTileSequences + n < count && there(i0 + i))
+        b[i][tile] = load_l2<UInt4>(mine + tile * kTileSequences * pitch + (i0 + i) * kWarps * kTensorK);
     }
     RNNFAST_UNROLL
     for (int i = 0; i < kAtOnce; ++i) {
-      // The same for the whole warp, as mma wants it.
-      if (((i0 + i) * kWarps + warp_index()) * kTensorK >= padded) continue;
+      if (!there(i0 + i)) continue;
       RNNFAST_UNROLL
       for (int tile = 0; tile < kTiles; ++tile) {
         if (tile * kTileSequences >= count) continue;
@@ -110,7 +110,7 @@ tensor_forward(ForwardLaunch p) {
   const ForwardParams& f = p.f;
   const int hidden = static_cast<int>(f.hidden), padded = p.bf16.padded, stride = p.grid.batch_groups;
   const int group = block_index() / p.grid.unit_groups, first_unit = block_index() % p.grid.unit_groups * kTensorUnits;
-  const int64_t half = f.seq.batch * padded;
+  const int64_t half = f.seq.batch * padded, pitch = int64_t{stride} * padded;
   float* sums = shared<float>();
 
   Left<kTensorBlocks> a[G];
@@ -128,12 +128,10 @@ tensor_forward(ForwardLaunch p) {
     ForwardUnit<Cell> early;
     if (own_n < count && unit < hidden) early = load_unit<Cell>(f, s, group + int64_t{own_n} * stride, unit);
     if (s > 0) barrier.wait();
-    const Bf16* from = p.bf16.operand + s % 2 * half;
-    Bf16* to = p.bf16.operand + (s + 1) % 2 * half;
+    const Bf16* from = p.bf16.operand + s % 2 * half + group * padded;
     for (int begin = 0; begin < count; begin += kTensorSequences) {
       if (begin > 0) block_barrier();
-      tensor_sums<G, kTensorBlocks>(a, padded, count - begin, sums,
-                                    [&](int n) { return from + (group + int64_t{begin + n} * stride) * padded; });
+      tensor_sums<G, kTensorBlocks>(a, padded, count - begin, from + begin * pitch, pitch, sums);
       block_barrier();
       if (begin + own_n >= count || unit >= hidden) continue;
       const int64_t j = group + int64_t{begin + own_n} * stride;
@@ -141,7 +139,7 @@ tensor_forward(ForwardLaunch p) {
       const float h =
           finish_unit<Cell>(f, early, unit, [&](int gate) { return tensor_total<G>(sums, own_n, own_unit, gate); });
       const bool cut = j < active_at(f.seq, s + 1) && cut_before(f.seq, s + 1, j);
-      to[j * padded + unit] = to_bf16(cut ? 0.0f : h);
+      p.bf16.operand[(s + 1) % 2 * half + j * padded + unit] = to_bf16(cut ? 0.0f : h);
     }
     barrier.arrive();
   }
@@ -154,7 +152,7 @@ tensor_backward(BackwardLaunch p) {
   const BackwardParams& b = p.b;
   const int hidden = static_cast<int>(b.hidden), padded = p.bf16.padded, stride = p.grid.batch_groups;
   const int group = block_index() / p.grid.unit_groups, first_unit = block_index() % p.grid.unit_groups * kTensorUnits;
-  const int64_t half = b.seq.batch * padded;
+  const int64_t half = b.seq.batch * padded, pitch = int64_t{stride} * padded;
   float* sums = shared<float>();
 
   Left<G * kTensorBlocks> a[1];
@@ -172,12 +170,10 @@ tensor_backward(BackwardLaunch p) {
     if (s >= 0 && own_n < count && unit < hidden) early = load_unit<Cell>(b, s, group + int64_t{own_n} * stride, unit);
     if (!first) barrier.wait();
     first = false;
-    const Bf16* from = p.bf16.operand + (s + 1) % 2 * half;
-    Bf16* to = p.bf16.operand + (s + 2) % 2 * half;
+    const Bf16* from = p.bf16.operand + (s + 1) % 2 * half + group * padded;
     for (int begin = 0; begin < count; begin += kTensorSequences) {
       if (begin > 0) block_barrier();
-      tensor_sums<1, G * kTensorBlocks>(a, padded, count - begin, sums,
-                                        [&](int n) { return from + (group + int64_t{begin + n} * stride) * padded; });
+      tensor_sums<1, G * kTensorBlocks>(a, padded, count - begin, from + begin * pitch, pitch, sums);
       block_barrier();
       if (begin + own_n >= count || unit >= hidden) continue;
       const int64_t j = group + int64_t{begin + own_n} * stride;
@@ -188,7 +184,8 @@ tensor_backward(BackwardLaunch p) {
       }
       if (begin > 0) early = load_unit<Cell>(b, s, j, unit);
       finish_unit<Cell>(
-          b, early, j, unit, product, [&](int gate, float da) { to[j * padded + gate * hidden + unit] = to_bf16(da); },
+          b, early, j, unit, product,
+          [&](int gate, float da) { p.bf16.operand[s % 2 * half + j * padded + gate * hidden + unit] = to_bf16(da); },
           [](float da) { return to_float(to_bf16(da)); });
     }
     if (s >= 0) barrier.arrive();
