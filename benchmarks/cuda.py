@@ -4,12 +4,14 @@
 
 A row of the JSON is one layer and size: the largest difference of outputs and gradients from torch (relative to the
 largest value), and the median milliseconds of forward and of forward and backward together, of torch in float32, of
-torch with TF32 products, and of each of our recurrences that the layer fits.
+torch with TF32 products, and of each of our recurrences that the layer fits. Names with `bf16` are our layers that
+compute in bfloat16, compared with torch in float32, and torch's with all of it in bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 from pathlib import Path
@@ -64,45 +66,55 @@ def measure(cell: str, size: tuple[int, int, int, int], repeats: int) -> dict[st
     ours, theirs = KINDS[cell]
     torch.manual_seed(0)
     peer = theirs(I, H).cuda()
-    layer = ours(I, H, device="cuda")
-    layer.load_state_dict({name: value.detach().cpu().numpy() for name, value in peer.named_parameters()})
+    state = {name: value.detach().cpu().numpy() for name, value in peer.named_parameters()}
     x, dy = torch.randn(T, B, I, device="cuda"), torch.randn(T, B, H, device="cuda")
     row: dict[str, Any] = {"cell": cell, "T": T, "B": B, "I": I, "H": H, "ms": {}}
 
+    given = {dtype: (x.to(dtype), dy.to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
+
     def torch_step(backward: bool) -> Any:
-        leaf = x.detach().requires_grad_()
+        inputs, dy = given[next(peer.parameters()).dtype]
+        leaf = inputs.detach().requires_grad_()
         y, _ = peer(leaf)
         if backward:
             peer.zero_grad(set_to_none=False)
             y.backward(dy)
         return y, leaf.grad
 
-    def own_step(backward: bool) -> Any:
-        y, _, cache = layer.forward(x)
-        dx = None
-        if backward:
-            layer.zero_grad()
-            dx, _ = layer.backward(dy, None, cache)
-        return y, dx
-
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     expected = [v.detach() for v in torch_step(True)] + [p.grad.clone() for p in peer.parameters()]
-    fits = {"automatic"} | {k for k in ("small", "persistent", "step") if fitting(layer, H, B, k)}
-    row["plan"] = [p["recurrence"] for p in cuda._cuda.plan(layer._cell, H, B)]
-    for kind in sorted(fits):
-        with cuda.recurrence(kind):
-            got = [*own_step(True), *(torch.from_dlpack(g) for g in layer.grads.values())]
-            worst = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, expected, strict=True))
-            row.setdefault("difference", {})[kind] = worst
-            row["ms"][kind] = times(own_step, repeats)
+    for name, compute_dtype in (("", "float32"), ("bf16_", "bfloat16")):
+        layer = ours(I, H, device="cuda", compute_dtype=compute_dtype)
+        layer.load_state_dict(state)
+        row[name + "plan"] = plans(layer, B, "automatic")
+        for kind in ("automatic", "persistent", "small", "step"):
+            if kind != "automatic" and plans(layer, B, kind) != [kind, kind]:
+                continue
+            with cuda.recurrence(kind):
+                got = [*own_step(layer, x, dy), *(torch.from_dlpack(g) for g in layer.grads.values())]
+                worst = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, expected, strict=True))
+                row.setdefault("difference", {})[name + kind] = worst
+                row["ms"][name + kind] = times(functools.partial(own_step, layer, x, dy), repeats)
     row["ms"]["cudnn"] = times(torch_step, repeats)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     row["ms"]["cudnn_tf32"] = times(torch_step, repeats)
+    peer.to(torch.bfloat16)
+    row["ms"]["cudnn_bf16"] = times(torch_step, repeats)
     return row
 
 
-def fitting(layer: Any, hidden: int, batch: int, kind: str) -> bool:
-    return all(plan["recurrence"] == kind for plan in cuda._cuda.plan(layer._cell, hidden, batch, kind))
+def own_step(layer: Any, x: Any, dy: Any, backward: bool = True) -> Any:
+    y, _, cache = layer.forward(x)
+    dx = None
+    if backward:
+        layer.zero_grad()
+        dx, _ = layer.backward(dy, None, cache)
+    return y, dx
+
+
+def plans(layer: Any, batch: int, kind: str) -> list[str]:
+    bf16 = layer.compute_dtype == "bfloat16"
+    return [p["recurrence"] for p in cuda._cuda.plan(layer._cell, layer.hidden_size, batch, kind, bf16=bf16)]
 
 
 def times(step: Any, repeats: int) -> list[float]:
@@ -113,7 +125,7 @@ def times(step: Any, repeats: int) -> list[float]:
         for i in range(repeats + 3):
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
-            step(backward)
+            step(backward=backward)
             end.record()
             end.synchronize()
             if i >= 3:
@@ -125,7 +137,7 @@ def times(step: Any, repeats: int) -> list[float]:
 def line(row: dict[str, Any]) -> str:
     parts = [f"{name} {fwd:.3f}/{both:.3f}" for name, (fwd, both) in row["ms"].items()]
     size = " ".join(f"{n}{row[n]}" for n in "TBIH")
-    worst = max(row["difference"].values())
+    worst = max(error for kind, error in row["difference"].items() if not kind.startswith("bf16"))
     return f"{row['cell']} {size} plan {'/'.join(row['plan'])} diff {worst:.1e} | " + "  ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Registers, spills and shared memory of every GPU kernel, as ptxas and the launch plans have them.
+"""Registers, spills and static shared memory of every GPU kernel, as ptxas has them.
 
     python scripts/kernel_registers.py [--arch sm_90] [csrc/cuda/cell_lstm.cu ...]
 
@@ -25,6 +25,7 @@ class Kernel(NamedTuple):
     registers: int
     spilled: int  # bytes, stores and loads
     stack: int
+    shared: int  # bytes, static
 
 
 def compile_one(source: Path, arch: str) -> list[Kernel]:
@@ -41,7 +42,13 @@ def compile_one(source: Path, arch: str) -> list[Kernel]:
     for part in done.stderr.split("Compiling entry function")[1:]:
         stack, *spilled = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+)", part).groups()
         registers = re.search(r"Used (\d+) registers", part).group(1)
-        kernels.append(Kernel(readable(part.split("'")[1]), int(registers), sum(map(int, spilled)), int(stack)))
+        shared = re.search(r"(\d+) bytes smem", part)
+        kernels.append(
+            Kernel(
+                readable(part.split("'")[1]), int(registers), sum(map(int, spilled)), int(stack),
+                int(shared.group(1)) if shared else 0,
+            )
+        )  # fmt: skip
     return kernels
 
 
@@ -58,8 +65,9 @@ def compile_all(sources: list[Path], arch: str) -> list[Kernel]:
 
 
 def table(kernels: list[Kernel]) -> str:
-    lines = ["| kernel | registers | spilled bytes | stack bytes |", "|---|---|---|---|"]
-    return "\n".join(lines + [f"| `{k.name}` | {k.registers} | {k.spilled} | {k.stack} |" for k in kernels])
+    lines = ["| kernel | registers | spilled bytes | stack bytes | static shared bytes |", "|---|---|---|---|---|"]
+    rows = [f"| `{k.name}` | {k.registers} | {k.spilled} | {k.stack} | {k.shared} |" for k in kernels]
+    return "\n".join(lines + rows)
 
 
 def main() -> None:

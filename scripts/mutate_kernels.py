@@ -4,17 +4,25 @@ The emulated device does it: with RNNFAST_EMULATE_WITHOUT=<file>:<line> it runs 
 barrier, fence or wait for copies, or as if its flag were relaxed. So nothing is built again; a build with
 RNNFAST_CUDA=EMULATE must be importable. Prints what was left out and what found it; exits with 1 if one was missed.
 
-    python scripts/mutate_kernels.py [arguments of pytest, by default tests/test_cuda*.py]
+    python scripts/mutate_kernels.py [--only kernel_tensor] [--results FILE] [--seconds N] [arguments of pytest]
+
+All of it takes long. With --results each line goes to a file too, and what is there already for the very same sources
+is not run again; --seconds begins nothing new after so long, and exits with 2 if something is left. Arguments of pytest
+are tests/test_cuda*.py unless others are given.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
 import os
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "csrc" / "cuda"
@@ -58,29 +66,74 @@ def reason(output: str) -> str:
     return f"{kind.group(0) if kind else 'wrong numbers'}, in {test.split('::')[-1]}"
 
 
+class Results:
+    """What is known of each site, in a file of a line each; nothing of other sources than today's."""
+
+    def __init__(self, path: Path | None) -> None:
+        digest = hashlib.sha256()
+        for source in sorted(KERNELS.rglob("*.*")):
+            digest.update(source.read_bytes())
+        self._path, self._sources, self.rows = path, digest.hexdigest(), {}
+        if path is not None and path.exists():
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            self.rows: dict[str, dict[str, Any]] = {r["site"]: r for r in rows if r["sources"] == self._sources}
+
+    def add(self, site: str, **row: Any) -> dict[str, Any]:
+        self.rows[site] = {"site": site, "sources": self._sources, **row}
+        if self._path is not None:
+            with self._path.open("a") as f:
+                f.write(json.dumps(self.rows[site]) + "\n")
+        return self.rows[site]
+
+
+def arguments() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="a regular expression that <file>:<line> must contain")
+    parser.add_argument("--results", type=Path, help="lines of JSON, read and added to")
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    options, tests = parser.parse_known_args()
+    return options, tests or [str(p.relative_to(ROOT)) for p in sorted((ROOT / "tests").glob("test_cuda*.py"))]
+
+
+def try_site(site: str, word: str, good: list[str], tests: list[str]) -> dict[str, Any]:
+    """Tests that found something are tried first, because they find most."""
+    begin = time.monotonic()
+    result = run(good, site) if good else run(tests, site)
+    if result.returncode == 0 and good:
+        result = run(tests, site)
+    caught = result.returncode == 1  # some test failed; other codes are pytest's own troubles
+    what = reason(result.stdout) if caught else f"NOT CAUGHT (pytest exited with {result.returncode})"
+    finder = failed_test(result.stdout) if caught else None
+    return {"word": word, "caught": caught, "what": what, "finder": finder, "seconds": time.monotonic() - begin}
+
+
 def main() -> int:
-    arguments = sys.argv[1:] or [str(p.relative_to(ROOT)) for p in sorted((ROOT / "tests").glob("test_cuda*.py"))]
-    clean = run(arguments, None)
-    if clean.returncode != 0 or " passed" not in clean.stdout:
-        print(clean.stdout[-3000:], "The tests must pass as they are, on an emulated device.", sep="\n")
-        return 1
-    missed = 0
-    good: list[str] = []  # tests that found something: tried first, because they find most
-    all_sites = sites()
-    for site, word in all_sites:
-        begin = time.monotonic()
-        result = run(good, site) if good else run(arguments, site)
-        if result.returncode == 0 and good:
-            result = run(arguments, site)
-        caught = result.returncode == 1  # some test failed; other codes are pytest's own troubles
-        finder = failed_test(result.stdout)
-        if caught and finder and finder not in good:
-            good.append(finder)
-        missed += not caught
-        what = reason(result.stdout) if caught else f"NOT CAUGHT (pytest exited with {result.returncode})"
-        print(f"{site:28} {word:14} {time.monotonic() - begin:5.1f} s  {what}", flush=True)
-    print(f"{len(all_sites) - missed} of {len(all_sites)} caught")
-    return missed > 0
+    options, tests = arguments()
+    begin, results = time.monotonic(), Results(options.results)
+    wanted = [(site, word) for site, word in sites() if re.search(options.only, site)]
+    if "as it is" not in results.rows:
+        clean = run(tests, None)
+        if clean.returncode != 0 or " passed" not in clean.stdout:
+            print(clean.stdout[-3000:], "The tests must pass as they are, on an emulated device.", sep="\n")
+            return 1
+        results.add("as it is", finder=None)
+    for site, word in wanted:
+        if site in results.rows:
+            continue
+        if time.monotonic() - begin > options.seconds:
+            return 2
+        good = list(dict.fromkeys(row["finder"] for row in results.rows.values() if row["finder"]))
+        row = results.add(site, **try_site(site, word, good, tests))
+        print(line(row), flush=True)
+    found = [results.rows[site] for site, _ in wanted]
+    print(*["", *map(line, found)] if options.results else [], sep="\n")
+    caught = sum(row["caught"] for row in found)
+    print(f"{caught} of {len(found)} caught")
+    return caught < len(found)
+
+
+def line(row: dict[str, Any]) -> str:
+    return f"{row['site']:28} {row['word']:14} {row['seconds']:5.1f} s  {row['what']}"
 
 
 if __name__ == "__main__":

@@ -5,23 +5,19 @@ two schedules, whose bits must be the same (eight in `make test-all`)."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 
 import numpy as np
 import pytest
 
 from cases import CELLS, Case, assert_same, build, make_layer, oracle, run
+from emulated import SCHEDULES, access_counts, emulating, needs_device, sms
 from rnnfast import cuda
 from scales import assert_single
 
-pytestmark = pytest.mark.skipif(not cuda.available(), reason=f"device='cuda' does not work here: {cuda.problem()}")
+pytestmark = needs_device
 
 KINDS = ("small", "persistent", "step")
-SCHEDULES = [("in_order", 0), ("random", 1)]
-if os.environ.get("RNNFAST_SLOW") == "1":
-    SCHEDULES += [("reverse", 0), ("random", 2), ("random", 3), ("thread_ahead", 4), ("block_ahead", 5), ("random", 6)]
 
 # Sizes that are odd in every way that a kernel could mind; H is within what `small` can hold of an LSTM.
 SIZES = [
@@ -60,11 +56,6 @@ LARGE = [
 ]
 
 
-def sms(case: Case) -> int:
-    """Of the emulated device: so many that the blocks of all units are resident."""
-    return 2 if case.B == 40 and case.H == 64 else 4 if case.H <= 128 else 80
-
-
 def cases_of(cell: str, kind: str) -> list[Case]:
     few = [dataclasses.replace(case, cell=cell) for case in SIZES + (LARGE if kind != "small" else [])]
     return [c if cell != "rnn_relu" else dataclasses.replace(c, T=min(c.T, 3), bias=True) for c in few]
@@ -76,18 +67,6 @@ ALL = [
     for cell in CELLS
     for n, case in enumerate(cases_of(cell, kind))
 ]
-
-
-@contextlib.contextmanager
-def emulating(schedule: str, seed: int, sms: int = 4):
-    """An emulated device's order of threads; on a real one the hardware chooses."""
-    if cuda._cuda.emulated:
-        cuda._cuda.emulate(schedule, seed, sms)
-    try:
-        yield
-    finally:
-        if cuda._cuda.emulated:
-            cuda._cuda.emulate("in_order", 0, 4)
 
 
 @pytest.mark.parametrize("kind, case", ALL)
@@ -159,14 +138,13 @@ def test_accesses_of_a_step_have_no_bank_conflicts_and_whole_sectors(cell, kind,
         pytest.skip("a real device does not count them")
     layer = make_layer(build(Case(cell, 2, 8, 32, hidden)), "float32", device="cuda")
     x = np.ones((2, 8, 32), np.float32)
-    try:
-        cuda._cuda.emulate("in_order", 0, 64, count=True)
+
+    def step():
         with cuda.recurrence(kind):
             y, _, cache = layer.forward(x)
             layer.backward(y, None, cache)
-        counts = cuda._cuda.emulated_counts()
-    finally:
-        cuda._cuda.emulate("in_order")
+
+    counts = access_counts(step)
     assert any(shared for _, shared, *_ in counts) == (kind != "step")
     for source, shared, _, _, passes, ideal, sectors, useful in counts:
         if shared:

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 import rnnfast
+from emulated import needs_device
 from rnnfast import cuda, lm
 from rnnfast._cuda_dense import tokens_on_device
-
-needs_device = pytest.mark.skipif(not cuda.available(), reason=f"device='cuda' does not work here: {cuda.problem()}")
 
 
 def dense(*x):

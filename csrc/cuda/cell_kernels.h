@@ -4,6 +4,7 @@
 #include "kernel_persistent.h"
 #include "kernel_small.h"
 #include "kernel_step.h"
+#include "kernel_tensor.h"
 
 namespace rnnfast::cuda {
 
@@ -27,6 +28,7 @@ CellKernels make_cell_kernels() {
   k.persistent_forward[2] = persistent_forward<Cell, N2>, k.persistent_backward[2] = persistent_backward<Cell, N2>;
   k.shapes[0] = persistent_shape<Cell, N0>(), k.shapes[1] = persistent_shape<Cell, N1>();
   k.shapes[2] = persistent_shape<Cell, N2>();
+  k.tensor_forward = tensor_forward<Cell>, k.tensor_backward = tensor_backward<Cell>;
   k.small_forward_size = [](int hidden) { return SmallLayout(hidden, hidden, C::G).floats(); };
   k.small_backward_size = [](int hidden) { return SmallLayout(C::G * hidden, hidden, 1).floats(); };
   return k;

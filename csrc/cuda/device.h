@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "../core/macros.h"
+#include "bf16.h"
 
 namespace rnnfast::cuda {
 
@@ -24,16 +25,8 @@ struct alignas(8) Float2 {
 struct alignas(16) Float4 {
   float x, y, z, w;
 };
-struct alignas(8) UInt2 {
-  uint32_t x, y;
-};
 struct alignas(16) UInt4 {
   uint32_t x, y, z, w;
-};
-
-// The upper half of a float. Rounding is to nearest, ties to even.
-struct Bf16 {
-  uint16_t bits;
 };
 
 inline constexpr int kWarp = 32;
@@ -51,7 +44,6 @@ inline constexpr unsigned kFullMask = 0xffffffffu;
 #define RNNFAST_KERNEL(max_threads, min_blocks) __global__ void __launch_bounds__(max_threads, min_blocks)
 #define RNNFAST_DEVICE __device__ __forceinline__
 #define RNNFAST_UNROLL _Pragma("unroll")
-#define RNNFAST_NO_UNROLL _Pragma("unroll 1")
 
 namespace rnnfast::cuda {
 
@@ -63,12 +55,8 @@ RNNFAST_DEVICE constexpr bool left_out(Site) { return false; }
 
 RNNFAST_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
 RNNFAST_DEVICE int block_threads() { return static_cast<int>(blockDim.x); }
-RNNFAST_DEVICE int block_x() { return static_cast<int>(blockIdx.x); }
-RNNFAST_DEVICE int block_y() { return static_cast<int>(blockIdx.y); }
-RNNFAST_DEVICE int block_z() { return static_cast<int>(blockIdx.z); }
-RNNFAST_DEVICE int grid_x() { return static_cast<int>(gridDim.x); }
-RNNFAST_DEVICE int grid_y() { return static_cast<int>(gridDim.y); }
-RNNFAST_DEVICE int grid_z() { return static_cast<int>(gridDim.z); }
+RNNFAST_DEVICE int block_index() { return static_cast<int>(blockIdx.x); }
+RNNFAST_DEVICE int grid_blocks() { return static_cast<int>(gridDim.x); }
 
 // The block's dynamic shared memory from a byte offset on. Holds garbage at first.
 template <class T>
@@ -89,10 +77,6 @@ RNNFAST_DEVICE T shuffle(unsigned mask, T value, int source_lane) {
 template <class T>
 RNNFAST_DEVICE T shuffle_xor(unsigned mask, T value, int lane_bits) {
   return __shfl_xor_sync(mask, value, lane_bits);
-}
-template <class T>
-RNNFAST_DEVICE T shuffle_down(unsigned mask, T value, int distance) {  // the own value where there is no such lane
-  return __shfl_down_sync(mask, value, static_cast<unsigned>(distance));
 }
 RNNFAST_DEVICE unsigned ballot(unsigned mask, bool yes) { return __ballot_sync(mask, yes); }
 RNNFAST_DEVICE bool warp_any(unsigned mask, bool yes) { return __any_sync(mask, yes) != 0; }
@@ -132,22 +116,10 @@ RNNFAST_DEVICE void wait_relaxed(const unsigned* flag, unsigned value) {
   }
 }
 
-// Integer atomics, relaxed; the value before. T: int, unsigned, unsigned long long (no max for int64 sums).
+// Relaxed; the value before. T: int, unsigned, unsigned long long.
 template <class T>
 RNNFAST_DEVICE T atomic_add(T* p, T value) {
   return atomicAdd(p, value);
-}
-template <class T>
-RNNFAST_DEVICE T atomic_max(T* p, T value) {
-  return atomicMax(p, value);
-}
-template <class T>
-RNNFAST_DEVICE T atomic_exchange(T* p, T value) {
-  return atomicExch(p, value);
-}
-template <class T>
-RNNFAST_DEVICE T atomic_compare_exchange(T* p, T expected, T value) {
-  return atomicCAS(p, expected, value);
 }
 
 namespace detail {
@@ -180,36 +152,19 @@ RNNFAST_DEVICE To cast(From from) {
 }
 }  // namespace detail
 
-// One access of sizeof(W) = 2, 4, 8 or 16 bytes, as load<Float4>(p). load and store are for any memory; load_const is
-// for global memory that nobody writes during the launch; load_l2 and store_l2 pass by L1, for what other blocks write
-// or read; load_once and store_once are for data that will not be needed again soon.
+// One access of sizeof(W) = 2, 4, 8 or 16 bytes, as load<Float4>(p), of any memory; load_l2 passes by L1, for what
+// other blocks write.
 template <class W>
 RNNFAST_DEVICE W load(const void* p) {
   return detail::cast<W>(*static_cast<const detail::Bits<W>*>(p));
-}
-template <class W>
-RNNFAST_DEVICE W load_const(const void* p) {
-  return detail::cast<W>(__ldg(static_cast<const detail::Bits<W>*>(p)));
 }
 template <class W>
 RNNFAST_DEVICE W load_l2(const void* p) {
   return detail::cast<W>(__ldcg(static_cast<const detail::Bits<W>*>(p)));
 }
 template <class W>
-RNNFAST_DEVICE W load_once(const void* p) {
-  return detail::cast<W>(__ldcs(static_cast<const detail::Bits<W>*>(p)));
-}
-template <class W>
 RNNFAST_DEVICE void store(void* p, W value) {
   *static_cast<detail::Bits<W>*>(p) = detail::cast<detail::Bits<W>>(value);
-}
-template <class W>
-RNNFAST_DEVICE void store_l2(void* p, W value) {
-  __stcg(static_cast<detail::Bits<W>*>(p), detail::cast<detail::Bits<W>>(value));
-}
-template <class W>
-RNNFAST_DEVICE void store_once(void* p, W value) {
-  __stcs(static_cast<detail::Bits<W>*>(p), detail::cast<detail::Bits<W>>(value));
 }
 
 // Copies global to shared memory behind the thread's back. The copies since the last async_commit are a group;
@@ -221,23 +176,10 @@ RNNFAST_DEVICE void async_copy16(void* to_shared, const void* from_global, int v
       "l"(from_global), "r"(valid)
       : "memory");
 }
-RNNFAST_DEVICE void async_copy4(void* to_shared, const void* from_global) {
-  asm volatile(
-      "cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to_shared))),
-      "l"(from_global)
-      : "memory");
-}
 RNNFAST_DEVICE void async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int groups>
 RNNFAST_DEVICE void async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
-}
-
-// The bf16 of two floats, `low` in the lower half.
-RNNFAST_DEVICE uint32_t pack_bf16(float low, float high) {
-  uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
 }
 
 // d += a b on a warp: a is 16 x 16 bf16 by rows, b 16 x 8 by columns, d 16 x 8 float. With g = lane / 4, q = lane % 4
@@ -249,22 +191,6 @@ RNNFAST_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-// Four 8 x 8 matrices of 16-bit numbers from shared memory: lane i brings the address of row i % 8 of matrix i / 8, 16
-// bytes; r[m] of a lane becomes the pair at row lane / 4, columns 2 (lane % 4) and the next, of matrix m.
-RNNFAST_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
-               : "memory");
-}
-// The same with rows and columns exchanged in each of the matrices.
-RNNFAST_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
-               : "memory");
 }
 
 }  // namespace rnnfast::cuda

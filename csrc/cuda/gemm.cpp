@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "bf16.h"
+
 #ifndef RNNFAST_EMULATE
 #include <dlfcn.h>
 #endif
@@ -16,16 +18,31 @@ namespace rnnfast::cuda {
 
 #ifdef RNNFAST_EMULATE
 
-void gemm(const Gemm& g, Stream) {
+namespace {
+
+float number(float x) { return x; }
+float number(Bf16 x) { return to_float(x); }
+
+template <class T>
+void multiply(const Gemm& g, const T* a, const T* b) {
   for (int64_t i = 0; i < g.m; ++i)
     for (int64_t j = 0; j < g.n; ++j) {
       float sum = 0;
       for (int64_t k = 0; k < g.k; ++k)
-        sum = __builtin_fmaf(g.a[g.transpose_a ? k * g.lda + i : i * g.lda + k],
-                             g.b[g.transpose_b ? j * g.ldb + k : k * g.ldb + j], sum);
+        sum = __builtin_fmaf(number(a[g.transpose_a ? k * g.lda + i : i * g.lda + k]),
+                             number(b[g.transpose_b ? j * g.ldb + k : k * g.ldb + j]), sum);
       float& to = g.c[i * g.ldc + j];
       to = g.beta == 0 ? sum : __builtin_fmaf(g.beta, to, sum);
     }
+}
+
+}  // namespace
+
+void gemm(const Gemm& g, Stream) {
+  if (g.bf16)
+    multiply(g, static_cast<const Bf16*>(g.a), static_cast<const Bf16*>(g.b));
+  else
+    multiply(g, static_cast<const float*>(g.a), static_cast<const float*>(g.b));
 }
 
 void gemm_search(const std::string&) {}
@@ -37,6 +54,9 @@ namespace {
 
 using Handle = struct Opaque*;
 constexpr int kNormal = 0, kTransposed = 1;  // cublasOperation_t
+constexpr int kFloat = 0, kBf16 = 14;        // cudaDataType_t
+constexpr int kInFloat = 68;                 // cublasComputeType_t
+constexpr int kAnyAlgorithm = -1;            // cublasGemmAlgo_t
 constexpr size_t kWorkspace = size_t{32} << 20;
 
 struct Library {
@@ -45,6 +65,8 @@ struct Library {
   int (*set_workspace)(Handle, void*, size_t);
   int (*sgemm)(Handle, int, int, int64_t, int64_t, int64_t, const float*, const float*, int64_t, const float*, int64_t,
                const float*, float*, int64_t);
+  int (*gemm_ex)(Handle, int, int, int64_t, int64_t, int64_t, const void*, const void*, int, int64_t, const void*, int,
+                 int64_t, const void*, void*, int, int64_t, int, int);
   const char* (*status)(int);
 };
 
@@ -80,6 +102,7 @@ const Library* library() {
   find(loaded.set_stream, "cublasSetStream_v2");
   find(loaded.set_workspace, "cublasSetWorkspace_v2");
   find(loaded.sgemm, "cublasSgemm_v2_64");
+  find(loaded.gemm_ex, "cublasGemmEx_64");
   find(loaded.status, "cublasGetStatusString");
   done = problem.empty();
   return done ? &loaded : nullptr;
@@ -118,8 +141,14 @@ void gemm(const Gemm& g, Stream stream) {
   }
   const float one = 1;
   // Row-major c = a b is column-major c' = b' a'.
-  RNNFAST_CUBLAS(*lib, sgemm(handle, g.transpose_b ? kTransposed : kNormal, g.transpose_a ? kTransposed : kNormal, g.n,
-                             g.m, g.k, &one, g.b, g.ldb, g.a, g.lda, &g.beta, g.c, g.ldc));
+  const int first = g.transpose_b ? kTransposed : kNormal, second = g.transpose_a ? kTransposed : kNormal;
+  if (g.bf16) {
+    RNNFAST_CUBLAS(*lib, gemm_ex(handle, first, second, g.n, g.m, g.k, &one, g.b, kBf16, g.ldb, g.a, kBf16, g.lda,
+                                 &g.beta, g.c, kFloat, g.ldc, kInFloat, kAnyAlgorithm));
+  } else {
+    RNNFAST_CUBLAS(*lib, sgemm(handle, first, second, g.n, g.m, g.k, &one, static_cast<const float*>(g.b), g.ldb,
+                               static_cast<const float*>(g.a), g.lda, &g.beta, g.c, g.ldc));
+  }
 }
 
 #endif

@@ -10,18 +10,19 @@
 namespace rnnfast::cuda {
 
 // c [m][n] = a [m][k] b [k][n] + beta c, all row-major with rows lda, ldb, ldc apart; with transpose_a `a` lies as
-// [k][m], with transpose_b `b` as [n][k].
+// [k][m], with transpose_b `b` as [n][k]. a and b are float, or both Bf16, which are multiplied and added in float.
 struct Gemm {
   int64_t m, n, k;
-  const float* a;
+  const void* a;
   int64_t lda;
   bool transpose_a;
-  const float* b;
+  const void* b;
   int64_t ldb;
   bool transpose_b;
   float* c;
   int64_t ldc;
   float beta;
+  bool bf16 = false;
 };
 
 void gemm(const Gemm&, Stream stream);

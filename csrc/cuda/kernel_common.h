@@ -151,10 +151,15 @@ RNNFAST_DEVICE BackwardUnit<Cell> load_unit(const BackwardParams& p, int64_t s, 
   return u;
 }
 
-// `product` is what later steps give to h. `keep(gate, value)` gets the gradient of R h, zero where a cut lies.
-template <class Cell, class Keep>
+struct AsItIs {
+  RNNFAST_DEVICE float operator()(float x) const { return x; }
+};
+
+// `product` is what later steps give to h. `keep(gate, value)` gets the gradient of R h, zero where a cut lies; `round`
+// is what becomes of all gradients of pre-activations.
+template <class Cell, class Keep, class Round = AsItIs>
 RNNFAST_DEVICE void finish_unit(const BackwardParams& p, const BackwardUnit<Cell>& u, int64_t j, int64_t unit,
-                                float product, Keep keep) {
+                                float product, Keep keep, Round round = {}) {
   using C = Traits<Cell>;
   Vec saved[C::stored], prev[C::S], state[C::S], ds[C::S], da[C::P];
   RNNFAST_UNROLL
@@ -166,10 +171,11 @@ RNNFAST_DEVICE void finish_unit(const BackwardParams& p, const BackwardUnit<Cell
   RNNFAST_UNROLL
   for (int n = 0; n < C::P; ++n) {
     const int64_t at = (u.row * C::G + Cell::gate_of(n)) * p.hidden + unit;
-    if (C::split && (Cell::input_mask >> n & 1)) p.dax[at] = da[n].v;
+    const float value = round(da[n].v);
+    if (C::split && (Cell::input_mask >> n & 1)) p.dax[at] = value;
     if (Cell::recurrent_mask >> n & 1) {
-      p.dah[at] = da[n].v;
-      keep(Cell::gate_of(n), u.cut ? 0.0f : da[n].v);
+      p.dah[at] = value;
+      keep(Cell::gate_of(n), u.cut ? 0.0f : value);
     }
   }
   RNNFAST_UNROLL

@@ -178,7 +178,7 @@ persistent_forward(ForwardLaunch p) {
   constexpr int G = Size::G, W = Size::width;
   const ForwardParams& f = p.f;
   const int hidden = static_cast<int>(f.hidden), chunk = p.grid.chunk, stride = p.grid.batch_groups;
-  const int group = block_x() / p.grid.unit_groups, first_unit = block_x() % p.grid.unit_groups * Size::units;
+  const int group = block_index() / p.grid.unit_groups, first_unit = block_index() % p.grid.unit_groups * Size::units;
   float* h = shared<float>();  // [chunk][W]
   float* pre = h + chunk * W;  // [chunk][pre_stride]
 
@@ -250,7 +250,7 @@ persistent_backward(BackwardLaunch p) {
   constexpr int G = Size::G, U = Size::units, W = Size::k_width;
   const BackwardParams& b = p.b;
   const int hidden = static_cast<int>(b.hidden), chunk = p.grid.chunk, stride = p.grid.batch_groups;
-  const int group = block_x() / p.grid.unit_groups, first_unit = block_x() % p.grid.unit_groups * U;
+  const int group = block_index() / p.grid.unit_groups, first_unit = block_index() % p.grid.unit_groups * U;
   float* da = shared<float>();   // [chunk][W]
   float* sums = da + chunk * W;  // [warp][chunk][U]
 

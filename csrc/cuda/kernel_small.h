@@ -103,7 +103,7 @@ RNNFAST_KERNEL(kThreads, 1)
 small_forward(ForwardLaunch p) {
   constexpr int G = Traits<Cell>::G;
   const ForwardParams& f = p.f;
-  const int hidden = static_cast<int>(f.hidden), chunk = p.grid.chunk, first = block_x(), stride = grid_x();
+  const int hidden = static_cast<int>(f.hidden), chunk = p.grid.chunk, first = block_index(), stride = grid_blocks();
   const SmallLayout size(hidden, hidden, G);
   float* matrix = shared<float>();
   float* operand = matrix + size.k * size.columns();
@@ -146,7 +146,7 @@ RNNFAST_KERNEL(kThreads, 1)
 small_backward(BackwardLaunch p) {
   constexpr int G = Traits<Cell>::G;
   const BackwardParams& b = p.b;
-  const int hidden = static_cast<int>(b.hidden), chunk = p.grid.chunk, first = block_x(), stride = grid_x();
+  const int hidden = static_cast<int>(b.hidden), chunk = p.grid.chunk, first = block_index(), stride = grid_blocks();
   const SmallLayout size(G * hidden, hidden, 1);
   float* matrix = shared<float>();
   float* operand = matrix + size.k * size.columns();

@@ -12,14 +12,17 @@ template <class Cell>
 RNNFAST_KERNEL(kThreads, 1)
 step_forward(ForwardLaunch p) {
   const ForwardParams& f = p.f;
-  const int64_t at = int64_t{block_x()} * kThreads + thread_index(), s = p.step.step;
+  const int64_t at = int64_t{block_index()} * kThreads + thread_index(), s = p.step.step;
   if (at >= active_at(f.seq, s) * f.hidden) return;
   const int64_t j = at / f.hidden, unit = at % f.hidden;
   const float* product = p.step.product + j * Traits<Cell>::G * f.hidden + unit;
   const ForwardUnit<Cell> u = load_unit<Cell>(f, s, j, unit);
   const float h = finish_unit<Cell>(f, u, unit, [&](int gate) { return product[gate * f.hidden]; });
-  const bool follows = j < active_at(f.seq, s + 1);
-  p.step.operand[at] = follows && cut_before(f.seq, s + 1, j) ? 0.0f : h;
+  const float next = j < active_at(f.seq, s + 1) && cut_before(f.seq, s + 1, j) ? 0.0f : h;
+  if (p.bf16.operand != nullptr)
+    p.bf16.operand[j * p.bf16.padded + unit] = to_bf16(next);
+  else
+    p.step.operand[at] = next;
 }
 
 // Step -1 is the end: the gradient of the first h still lacks the product.
@@ -27,7 +30,7 @@ template <class Cell>
 RNNFAST_KERNEL(kThreads, 1)
 step_backward(BackwardLaunch p) {
   const BackwardParams& b = p.b;
-  const int64_t at = int64_t{block_x()} * kThreads + thread_index(), s = p.step.step;
+  const int64_t at = int64_t{block_index()} * kThreads + thread_index(), s = p.step.step;
   if (at >= active_at(b.seq, s < 0 ? 0 : s) * b.hidden) return;
   const int64_t j = at / b.hidden, unit = at % b.hidden;
   const float product = j < active_at(b.seq, s + 1) ? p.step.product[at] : 0.0f;
@@ -36,8 +39,14 @@ step_backward(BackwardLaunch p) {
     return;
   }
   const BackwardUnit<Cell> u = load_unit<Cell>(b, s, j, unit);
-  float* operand = p.step.operand + j * Traits<Cell>::G * b.hidden + unit;
-  finish_unit<Cell>(b, u, j, unit, product, [&](int gate, float da) { operand[gate * b.hidden] = da; });
+  const bool rounds = p.bf16.operand != nullptr;
+  const auto keep = [&](int gate, float da) {
+    if (rounds)
+      p.bf16.operand[j * p.bf16.padded + gate * b.hidden + unit] = to_bf16(da);
+    else
+      p.step.operand[(j * Traits<Cell>::G + gate) * b.hidden + unit] = da;
+  };
+  finish_unit<Cell>(b, u, j, unit, product, keep, [&](float da) { return rounds ? to_float(to_bf16(da)) : da; });
 }
 
 }  // namespace rnnfast::cuda

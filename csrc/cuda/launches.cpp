@@ -49,6 +49,7 @@ bool plan_small(Kernel kernel, int64_t fixed, int64_t floats, int64_t batch, Lau
   if (chunk == 0) return false;
   const int64_t blocks = ceil_div(batch, std::min(wanted, chunk));
   plan = {Recurrence::small,
+          false,
           0,
           static_cast<int>(blocks),
           static_cast<size_t>(fixed + chunk * floats) * sizeof(float),
@@ -76,6 +77,7 @@ bool plan_persistent(const Kernel* kernels, const PersistentShape* shapes, int64
   if (batch_groups == 0) return false;
   chunk = std::min<int>(chunk, static_cast<int>(ceil_div(ceil_div(batch, batch_groups), granule)) * granule);
   plan = {Recurrence::persistent,
+          false,
           size,
           static_cast<int>(unit_groups * batch_groups),
           static_cast<size_t>(chunk * floats) * sizeof(float),
@@ -83,17 +85,33 @@ bool plan_persistent(const Kernel* kernels, const PersistentShape* shapes, int64
   return true;
 }
 
-LaunchPlan step_plan() { return {Recurrence::step, 0, 0, 0, {}}; }
+// In bf16: `sums` numbers of a unit and sequence come out of the products, 1 or one a gate.
+template <class Kernel>
+bool plan_tensor(Kernel kernel, int sums, int64_t hidden, int64_t batch, LaunchPlan& plan) {
+  if (hidden > int64_t{kTensorBlocks} * kWarps * kTensorK) return false;
+  const int64_t unit_groups = ceil_div(hidden, kTensorUnits);
+  const size_t shared_bytes = sizeof(float) * kWarps * kTensorSequences * kTensorUnits * static_cast<size_t>(sums);
+  const int64_t batch_groups = std::min(resident("tensor", kernel, shared_bytes) / unit_groups, batch);
+  if (batch_groups == 0) return false;
+  plan = {Recurrence::persistent,
+          true,
+          0,
+          static_cast<int>(unit_groups * batch_groups),
+          shared_bytes,
+          {static_cast<int>(unit_groups), static_cast<int>(batch_groups), kTensorSequences, nullptr}};
+  return true;
+}
 
 template <class Small, class Persistent>
-LaunchPlan first_of(Recurrence wish, int64_t batch, int64_t many, Small small, Persistent persistent) {
-  LaunchPlan plan = step_plan();
-  const bool any = wish == Recurrence::automatic;
-  if ((any || wish == Recurrence::small) && small(plan)) return plan;
-  if ((any || wish == Recurrence::persistent) && persistent(plan) &&
+LaunchPlan first_of(Choice choice, int64_t batch, int64_t many, Small small, Persistent persistent) {
+  const LaunchPlan step{Recurrence::step, choice.bf16, 0, 0, 0, {}};
+  LaunchPlan plan = step;
+  const bool any = choice.wish == Recurrence::automatic;
+  if ((any || choice.wish == Recurrence::small) && !choice.bf16 && small(plan)) return plan;
+  if ((any || choice.wish == Recurrence::persistent) && persistent(plan) &&
       (!any || ceil_div(batch, plan.grid.batch_groups) < many))
     return plan;
-  return step_plan();
+  return step;
 }
 
 // A zeroed counter for each batch group, each in a cache line of its own.
@@ -103,63 +121,113 @@ DeviceBuffer<unsigned> counters(const LaunchPlan& plan, const Context& context) 
 
 int64_t blocks_of(int64_t elements) { return ceil_div(elements, kThreads); }
 
-void step_by_step(const CellKernels& kernels, const ForwardParams& f, const Context& context, const int32_t* active) {
+void step_by_step(const CellKernels& kernels, const ForwardParams& f, const Context& context, const int32_t* active,
+                  bool bf16) {
   const int64_t hidden = f.hidden, width = kernels.gates * hidden, batch = f.seq.batch;
   const DeviceBuffer<float> operand(context, batch * hidden), product(context, batch * width);
   first_operand({f.seq, {}, hidden, {f.state0[0]}, f.y, f.y_stride, operand.data()}, context.stream);
+  const Operand r(f.r, width, hidden, bf16, context);
+  const DeviceBuffer<Bf16> rounded(context, bf16 ? batch * hidden : 0);
+  if (bf16) round_rows(operand.data(), batch, hidden, rounded.data(), hidden, context.stream);
+  ForwardLaunch p{f, {0, product.data(), operand.data()}, {}, {nullptr, rounded.data(), static_cast<int>(hidden)}};
   for (int64_t s = 0; s < f.seq.steps; ++s) {
     const int64_t rows = active != nullptr ? active[s] : batch;
-    gemm({rows, width, hidden, operand.data(), hidden, false, f.r, hidden, true, product.data(), width, 0},
+    gemm({rows, width, hidden, bf16 ? static_cast<const void*>(rounded.data()) : operand.data(), hidden, false,
+          r.data(), hidden, true, product.data(), width, 0, bf16},
          context.stream);
-    launch("step_forward", kernels.step_forward, {blocks_of(rows * hidden), 1, 1, kThreads, 0, context.stream},
-           ForwardLaunch{f, {s, product.data(), operand.data()}, {}});
+    p.step.step = s;
+    launch("step_forward", kernels.step_forward, {blocks_of(rows * hidden), kThreads, 0, context.stream}, p);
   }
 }
 
-void step_by_step(const CellKernels& kernels, const BackwardParams& b, const Context& context, const int32_t* active) {
+void step_by_step(const CellKernels& kernels, const BackwardParams& b, const Context& context, const int32_t* active,
+                  bool bf16) {
   const int64_t hidden = b.hidden, width = kernels.gates * hidden, batch = b.seq.batch;
-  const DeviceBuffer<float> operand(context, batch * width), product(context, batch * hidden);
+  const DeviceBuffer<float> operand(context, bf16 ? 0 : batch * width), product(context, batch * hidden);
+  const DeviceBuffer<Bf16> rounded(context, bf16 ? batch * width : 0);
+  const Operand r(b.r, width, hidden, bf16, context);
+  BackwardLaunch p{b, {0, product.data(), operand.data()}, {}, {nullptr, rounded.data(), static_cast<int>(width)}};
   for (int64_t s = b.seq.steps - 1; s >= -1; --s) {
     const auto rows_at = [&](int64_t t) { return t >= b.seq.steps ? 0 : active != nullptr ? active[t] : batch; };
-    gemm({rows_at(s + 1), hidden, width, operand.data(), width, false, b.r, hidden, false, product.data(), hidden, 0},
+    gemm({rows_at(s + 1), hidden, width, bf16 ? static_cast<const void*>(rounded.data()) : operand.data(), width, false,
+          r.data(), hidden, false, product.data(), hidden, 0, bf16},
          context.stream);
+    p.step.step = s;
     launch("step_backward", kernels.step_backward,
-           {blocks_of(rows_at(std::max<int64_t>(s, 0)) * hidden), 1, 1, kThreads, 0, context.stream},
-           BackwardLaunch{b, {s, product.data(), operand.data()}, {}});
+           {blocks_of(rows_at(std::max<int64_t>(s, 0)) * hidden), kThreads, 0, context.stream}, p);
   }
+}
+
+// What `tensor` reads, in memory of its own: R, and both halves of the operand, zeros.
+struct TensorMemory {
+  TensorMemory(const Context& context, int64_t rows, int64_t k, int64_t batch)
+      : padded(ceil_div(k, kTensorK) * kTensorK),
+        r(context, rows * padded),
+        operand(zeros<Bf16>(context, 2 * batch * padded)) {}
+  Bf16Params params() const { return {r.data(), operand.data(), static_cast<int>(padded)}; }
+  int64_t padded;
+  DeviceBuffer<Bf16> r, operand;
+};
+
+bool run_tensor(const CellKernels& kernels, const Launch& shape, ForwardLaunch p, const Context& context) {
+  const ForwardParams& f = p.f;
+  const int64_t hidden = f.hidden, rows = kernels.gates * hidden, batch = f.seq.batch;
+  const TensorMemory memory(context, rows, hidden, batch);
+  const DeviceBuffer<float> first(context, batch * hidden);
+  first_operand({f.seq, {}, hidden, {f.state0[0]}, f.y, f.y_stride, first.data()}, context.stream);
+  round_rows(first.data(), batch, hidden, memory.operand.data(), memory.padded, context.stream);
+  round_rows(f.r, rows, hidden, memory.r.data(), memory.padded, context.stream);
+  p.bf16 = memory.params();
+  return launch_cooperative("tensor_forward", kernels.tensor_forward, shape, p);
+}
+
+bool run_tensor(const CellKernels& kernels, const Launch& shape, BackwardLaunch p, const Context& context) {
+  const int64_t hidden = p.b.hidden, width = kernels.gates * hidden;
+  const TensorMemory memory(context, hidden, width, p.b.seq.batch);
+  const DeviceBuffer<float> across(context, hidden * width);
+  transpose(p.b.r, width, hidden, across.data(), false, context.stream);
+  round_rows(across.data(), hidden, width, memory.r.data(), memory.padded, context.stream);
+  p.bf16 = memory.params();
+  return launch_cooperative("tensor_backward", kernels.tensor_backward, shape, p);
 }
 
 }  // namespace
 
-LaunchPlan plan_forward(const CellKernels& k, int64_t hidden, int64_t batch, Recurrence wish) {
+LaunchPlan plan_forward(const CellKernels& k, int64_t hidden, int64_t batch, Choice choice) {
   return first_of(
-      wish, batch, kManyForward,
+      choice, batch, kManyForward,
       [&](LaunchPlan& plan) {
         if (hidden > 256) return false;
         const SmallSize size = k.small_forward_size(static_cast<int>(hidden));
-        if (wish == Recurrence::automatic && size.fixed > kMostFloats) return false;
+        if (choice.wish == Recurrence::automatic && size.fixed > kMostFloats) return false;
         return plan_small(k.small_forward, size.fixed, size.sequence, batch, plan);
       },
-      [&](LaunchPlan& plan) { return plan_persistent(k.persistent_forward, k.shapes, hidden, batch, false, plan); });
+      [&](LaunchPlan& plan) {
+        return choice.bf16 ? plan_tensor(k.tensor_forward, k.gates, hidden, batch, plan)
+                           : plan_persistent(k.persistent_forward, k.shapes, hidden, batch, false, plan);
+      });
 }
 
-LaunchPlan plan_backward(const CellKernels& k, int64_t hidden, int64_t batch, Recurrence wish) {
+LaunchPlan plan_backward(const CellKernels& k, int64_t hidden, int64_t batch, Choice choice) {
   return first_of(
-      wish, batch, kManyBackward,
+      choice, batch, kManyBackward,
       [&](LaunchPlan& plan) {
         if (hidden > 256) return false;
         const SmallSize size = k.small_backward_size(static_cast<int>(hidden));
-        if (wish == Recurrence::automatic && size.fixed > kMostFloats) return false;
+        if (choice.wish == Recurrence::automatic && size.fixed > kMostFloats) return false;
         return plan_small(k.small_backward, size.fixed, size.sequence, batch, plan);
       },
-      [&](LaunchPlan& plan) { return plan_persistent(k.persistent_backward, k.shapes, hidden, batch, true, plan); });
+      [&](LaunchPlan& plan) {
+        return choice.bf16 ? plan_tensor(k.tensor_backward, 1, hidden, batch, plan)
+                           : plan_persistent(k.persistent_backward, k.shapes, hidden, batch, true, plan);
+      });
 }
 
 void run_forward(const CellKernels& kernels, const LaunchPlan& plan, const ForwardParams& f, const Context& context,
                  const int32_t* active) {
-  if (plan.kind == Recurrence::step) return step_by_step(kernels, f, context, active);
-  const Launch shape{plan.blocks, 1, 1, kThreads, plan.shared_bytes, context.stream};
-  ForwardLaunch p{f, {}, plan.grid};
+  if (plan.kind == Recurrence::step) return step_by_step(kernels, f, context, active, plan.bf16);
+  const Launch shape{plan.blocks, kThreads, plan.shared_bytes, context.stream};
+  ForwardLaunch p{f, {}, plan.grid, {}};
   if (plan.kind == Recurrence::small) {
     const DeviceBuffer<float> r(context, kernels.gates * f.hidden * f.hidden);
     transpose(f.r, kernels.gates * f.hidden, f.hidden, r.data(), false, context.stream);
@@ -168,23 +236,27 @@ void run_forward(const CellKernels& kernels, const LaunchPlan& plan, const Forwa
   } else {
     const DeviceBuffer<unsigned> arrived = counters(plan, context);
     p.grid.arrived = arrived.data();
-    if (!launch_cooperative("persistent_forward", kernels.persistent_forward[plan.size], shape, p))
-      step_by_step(kernels, f, context, active);
+    const bool runs = plan.bf16
+                          ? run_tensor(kernels, shape, p, context)
+                          : launch_cooperative("persistent_forward", kernels.persistent_forward[plan.size], shape, p);
+    if (!runs) step_by_step(kernels, f, context, active, plan.bf16);
   }
 }
 
 void run_backward(const CellKernels& kernels, const LaunchPlan& plan, const BackwardParams& b, const Context& context,
                   const int32_t* active) {
-  if (plan.kind == Recurrence::step) return step_by_step(kernels, b, context, active);
-  const Launch shape{plan.blocks, 1, 1, kThreads, plan.shared_bytes, context.stream};
-  BackwardLaunch p{b, {}, plan.grid};
+  if (plan.kind == Recurrence::step) return step_by_step(kernels, b, context, active, plan.bf16);
+  const Launch shape{plan.blocks, kThreads, plan.shared_bytes, context.stream};
+  BackwardLaunch p{b, {}, plan.grid, {}};
   if (plan.kind == Recurrence::small) {
     launch("small_backward", kernels.small_backward, shape, p);
   } else {
     const DeviceBuffer<unsigned> arrived = counters(plan, context);
     p.grid.arrived = arrived.data();
-    if (!launch_cooperative("persistent_backward", kernels.persistent_backward[plan.size], shape, p))
-      step_by_step(kernels, b, context, active);
+    const bool runs = plan.bf16
+                          ? run_tensor(kernels, shape, p, context)
+                          : launch_cooperative("persistent_backward", kernels.persistent_backward[plan.size], shape, p);
+    if (!runs) step_by_step(kernels, b, context, active, plan.bf16);
   }
 }
 

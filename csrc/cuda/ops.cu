@@ -14,7 +14,7 @@ constexpr int64_t kSquares = 16 * kThreads;  // elements of a partial sum
 
 int64_t blocks_of(int64_t elements) { return (elements + kThreads - 1) / kThreads; }
 
-RNNFAST_DEVICE int64_t element() { return int64_t{block_x()} * kThreads + thread_index(); }
+RNNFAST_DEVICE int64_t element() { return int64_t{block_index()} * kThreads + thread_index(); }
 
 struct GatherParams {
   const float* table;
@@ -54,7 +54,7 @@ RNNFAST_DEVICE T fold_block(T value, T* values, Op op) {
 }
 
 RNNFAST_KERNEL(kThreads, 1) cross_entropy_kernel(CrossEntropyParams p) {
-  const int64_t row = block_x();
+  const int64_t row = block_index();
   float *logits = p.logits + row * p.classes, *values = shared<float>();
   const int32_t target = p.target[row];
   float most = -__builtin_inff();
@@ -132,10 +132,10 @@ struct SquaresParams {
 
 RNNFAST_KERNEL(kThreads, 1) squares_kernel(SquaresParams p) {
   double sum = 0;
-  const int64_t begin = block_x() * kSquares, end = begin + kSquares < p.size ? begin + kSquares : p.size;
+  const int64_t begin = block_index() * kSquares, end = begin + kSquares < p.size ? begin + kSquares : p.size;
   for (int64_t i = begin + thread_index(); i < end; i += kThreads) sum += double{p.x[i]} * double{p.x[i]};
   sum = fold_block(sum, shared<double>(), [](double a, double b) { return a + b; });
-  if (thread_index() == 0) p.partial[block_x()] = sum;
+  if (thread_index() == 0) p.partial[block_index()] = sum;
 }
 
 struct LimitParams {
@@ -153,39 +153,39 @@ RNNFAST_KERNEL(kThreads, 1) limit_kernel(LimitParams p) {
 
 void gather_rows(const float* table, const int32_t* token, int64_t rows, int64_t width, float* y, Stream stream) {
   if (rows == 0) return;
-  launch("gather_kernel", gather_kernel, {blocks_of(rows * width), 1, 1, kThreads, 0, stream},
+  launch("gather_kernel", gather_kernel, {blocks_of(rows * width), kThreads, 0, stream},
          GatherParams{table, token, rows, width, y});
 }
 
 void add_bias(const float* bias, int64_t rows, int64_t width, float* y, Stream stream) {
   if (rows == 0) return;
-  launch("bias_kernel", bias_kernel, {blocks_of(rows * width), 1, 1, kThreads, 0, stream},
+  launch("bias_kernel", bias_kernel, {blocks_of(rows * width), kThreads, 0, stream},
          BiasParams{bias, rows * width, width, y});
 }
 
 void cross_entropy(const CrossEntropyParams& p, Stream stream) {
   if (p.rows == 0) return;
-  launch("cross_entropy_kernel", cross_entropy_kernel, {p.rows, 1, 1, kThreads, kThreads * sizeof(float), stream}, p);
+  launch("cross_entropy_kernel", cross_entropy_kernel, {p.rows, kThreads, kThreads * sizeof(float), stream}, p);
 }
 
 void update(UpdateRule rule, const UpdateArgs<float>& args, Stream stream) {
-  launch("update_kernel", update_kernel, {blocks_of(args.size), 1, 1, kThreads, 0, stream}, UpdateParams{rule, args});
+  launch("update_kernel", update_kernel, {blocks_of(args.size), kThreads, 0, stream}, UpdateParams{rule, args});
 }
 
 int64_t square_sums(int64_t size) { return (size + kSquares - 1) / kSquares; }
 
 void sum_of_squares(const float* x, int64_t size, double* partial, Stream stream) {
-  launch("squares_kernel", squares_kernel, {square_sums(size), 1, 1, kThreads, kThreads * sizeof(double), stream},
+  launch("squares_kernel", squares_kernel, {square_sums(size), kThreads, kThreads * sizeof(double), stream},
          SquaresParams{x, size, partial});
 }
 
 void scale_values(float* x, int64_t size, float factor, Stream stream) {
-  launch("limit_kernel", limit_kernel, {blocks_of(size), 1, 1, kThreads, 0, stream},
+  launch("limit_kernel", limit_kernel, {blocks_of(size), kThreads, 0, stream},
          LimitParams{x, size, factor, __builtin_inff()});
 }
 
 void clip_values(float* x, int64_t size, float limit, Stream stream) {
-  launch("limit_kernel", limit_kernel, {blocks_of(size), 1, 1, kThreads, 0, stream}, LimitParams{x, size, 1, limit});
+  launch("limit_kernel", limit_kernel, {blocks_of(size), kThreads, 0, stream}, LimitParams{x, size, 1, limit});
 }
 
 }  // namespace rnnfast::cuda

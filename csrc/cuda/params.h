@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "bf16.h"
+
 namespace rnnfast::cuda {
 
 constexpr int kStates = 2;     // at most; state 0 is h, which recurs
@@ -67,16 +69,26 @@ struct GridParams {
   unsigned* arrived;  // [batch_groups][32] blocks that have come to the barrier, zero at first
 };
 
+// Where products multiply bf16. Rows are padded with zeros to whole blocks of k; K = H forward, G * H backward.
+struct Bf16Params {
+  const Bf16* r;  // of `tensor` alone: [G * H][padded K], backward the transpose [H][padded K]
+  Bf16* operand;  // `step`: [B][padded K], in the place of StepParams's; `tensor`: [2][B][padded K], s reads half s % 2
+                  // and writes the other, backward s + 1
+  int padded;
+};
+
 struct ForwardLaunch {
   ForwardParams f;
   StepParams step;
   GridParams grid;
+  Bf16Params bf16;
 };
 
 struct BackwardLaunch {
   BackwardParams b;
   StepParams step;
   GridParams grid;
+  Bf16Params bf16;
 };
 
 using ForwardKernel = void (*)(ForwardLaunch);
@@ -96,11 +108,15 @@ struct PersistentShape {
   int units, forward_floats, forward_rows, backward_floats, backward_rows;
 };
 
+// `tensor`, which is `persistent` in bf16: units of a block; sequences whose sums it makes at a time; numbers in a
+// block of k; and at most how many blocks of k of a row of R a warp has.
+constexpr int kTensorUnits = 16, kTensorSequences = 16, kTensorK = 32, kTensorBlocks = 4;
+
 struct CellKernels {
   int gates, states, saved;
   bool split;  // W x and R h have gradients of their own (dax and dah are two arrays)
-  ForwardKernel step_forward, small_forward, persistent_forward[kPersistentSizes];
-  BackwardKernel step_backward, small_backward, persistent_backward[kPersistentSizes];
+  ForwardKernel step_forward, small_forward, persistent_forward[kPersistentSizes], tensor_forward;
+  BackwardKernel step_backward, small_backward, persistent_backward[kPersistentSizes], tensor_backward;
   PersistentShape shapes[kPersistentSizes];
   SmallSize (*small_forward_size)(int hidden);
   SmallSize (*small_backward_size)(int hidden);

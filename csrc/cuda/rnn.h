@@ -37,6 +37,7 @@ class DeviceSchedule {
 struct DeviceCache {
   DeviceCache(const BatchLayout& layout, const Context& context) : schedule(layout, context) {}
   RnnConfig config{};
+  bool bf16 = false;  // products multiply bf16; what is kept here is float
   DeviceSchedule schedule;
   DropoutState dropout{};
   DeviceBuffer<float> x;        // [rows][I]
@@ -67,7 +68,7 @@ DropParams drop_params(const DeviceCache&, int layer, const float* from, float* 
 // Returns the cache if `keep`.
 std::unique_ptr<DeviceCache> rnn_forward(const RnnConfig&, const RnnWeights<float>* weights, const RnnInput<float>&,
                                          const float* const state0[kMaxStates], const RnnOutput<float>&, bool keep,
-                                         const DropoutState&, Recurrence wish, const Context&);
+                                         const DropoutState&, Choice, const Context&);
 
 // Leaves the cache as it is, so it may be called again.
 void rnn_backward(const DeviceCache&, const RnnBackward<float>&, Recurrence wish, const Context&);

@@ -41,6 +41,7 @@ class BackwardPass {
     if (dy.size() > 0)
       copy_rows(cache_.schedule.rows(), config_.input, {dy.data(), config_.input, 0, 0},
                 place_of(io_.dx, io_.dx_strides), context_.stream);
+    for (const Sum& sum : sums_) add_column_sums(sum.from.data(), sum.rows, sum.n, sum.to0, sum.to1, context_.stream);
   }
 
  private:
@@ -61,7 +62,7 @@ class BackwardPass {
       b.state0[k] = at.state0[k].data(), b.state[k] = at.state[k].data(), b.carry[k] = carry[k].data();
     }
     if (rows_ > 0) {
-      const LaunchPlan plan = plan_backward(kernels_, hidden, batch_, wish_);
+      const LaunchPlan plan = plan_backward(kernels_, hidden, batch_, {wish_, cache_.bf16});
       run_backward(kernels_, plan, b, context_, cache_.schedule.active());
     }
     for (int k = 0; k < kernels_.states; ++k)
@@ -69,13 +70,16 @@ class BackwardPass {
         copy_rows(cache_.schedule.batch(), hidden, {carry[k].data(), hidden, 0, 0},
                   {io_.dstate0[k] + index * batch_ * hidden, 0, 0, hidden}, context_.stream);
     if (rows_ == 0) return;
+    const bool bf16 = cache_.bf16;
+    const Operand dax(b.dax, rows_, gates_, bf16, context_);
     if (dx.size() > 0) {
       const int64_t inputs = config_.input_of(layer);
-      gemm({rows_, inputs, gates_, b.dax, gates_, false, at.w.data(), inputs, false, dx.data(), inputs,
-            d == 0 ? 0.0f : 1.0f},
+      const Operand w(at.w.data(), gates_, inputs, bf16, context_);
+      gemm({rows_, inputs, gates_, dax.data(), gates_, false, w.data(), inputs, false, dx.data(), inputs,
+            d == 0 ? 0.0f : 1.0f, bf16},
            context_.stream);
     }
-    weight_gradients(layer, b, io_.gradients[index]);
+    weight_gradients(layer, b, dax, io_.gradients[index]);
   }
 
   DeviceBuffer<float> last_gradient(int64_t index, int k) const {
@@ -87,32 +91,52 @@ class BackwardPass {
     return to;
   }
 
-  void weight_gradients(int layer, const BackwardParams& b, const RnnGradients<float>& to) {
+  void weight_gradients(int layer, const BackwardParams& b, const Operand& dax, const RnnGradients<float>& to) {
+    const bool bf16 = cache_.bf16;
     const int64_t hidden = config_.hidden, inputs = config_.input_of(layer);
     if (to.w_ih != nullptr && layer == 0 && cache_.token.size() > 0) {
       const DeviceBuffer<float> columns(context_, inputs * gates_);
       token_sums(b.dax, cache_.token.data(), rows_, inputs, gates_, columns.data(), false, context_.stream);
-      transpose(columns.data(), inputs, gates_, to.w_ih, true, context_.stream);
+      transpose(columns.data(), inputs, gates_, sum_for(1, gates_ * inputs, to.w_ih), false, context_.stream);
     } else if (to.w_ih != nullptr) {
-      const float* x = layer == 0 ? cache_.x.data() : cache_.layers[static_cast<size_t>(layer) - 1].outputs();
-      gemm({gates_, inputs, rows_, b.dax, gates_, true, x, inputs, false, to.w_ih, inputs, 1}, context_.stream);
+      const float* from = layer == 0 ? cache_.x.data() : cache_.layers[static_cast<size_t>(layer) - 1].outputs();
+      const Operand x(from, rows_, inputs, bf16, context_);
+      gemm({gates_, inputs, rows_, dax.data(), gates_, true, x.data(), inputs, false,
+            sum_for(1, gates_ * inputs, to.w_ih), inputs, 0, bf16},
+           context_.stream);
     }
     if (to.w_hh != nullptr) {
       const DeviceBuffer<float> before(context_, rows_ * hidden);
       rows_before({b.seq, cache_.schedule.rows(), hidden, {b.state0[0]}, b.y, b.y_stride, before.data()},
                   context_.stream);
-      gemm({gates_, hidden, rows_, b.dah, gates_, true, before.data(), hidden, false, to.w_hh, hidden, 1},
+      const Operand h(before.data(), rows_, hidden, bf16, context_);
+      const Operand own(b.dah, rows_, gates_, bf16 && b.dah != b.dax, context_);
+      gemm({gates_, hidden, rows_, b.dah == b.dax ? dax.data() : own.data(), gates_, true, h.data(), hidden, false,
+            sum_for(1, gates_ * hidden, to.w_hh), hidden, 0, bf16},
            context_.stream);
     }
     if (to.b_ih == nullptr && to.b_hh == nullptr) return;
-    const DeviceBuffer<float> partial(context_, column_sum_floats(rows_, gates_));
+    const int64_t parts = column_sum_parts(rows_);
     if (b.dax == b.dah) {
-      add_column_sums(b.dah, rows_, gates_, partial.data(), to.b_ih, to.b_hh, context_.stream);
+      column_sums(b.dah, rows_, gates_, sum_for(parts, gates_, to.b_ih, to.b_hh), context_.stream);
     } else {
-      add_column_sums(b.dax, rows_, gates_, partial.data(), to.b_ih, nullptr, context_.stream);
-      add_column_sums(b.dah, rows_, gates_, partial.data(), nullptr, to.b_hh, context_.stream);
+      column_sums(b.dax, rows_, gates_, sum_for(parts, gates_, to.b_ih), context_.stream);
+      column_sums(b.dah, rows_, gates_, sum_for(parts, gates_, to.b_hh), context_.stream);
     }
   }
+
+  // Memory [rows][n] whose column sums are added to the caller's array, or to both, once everything is there: a call
+  // that runs out of memory leaves the gradients as they were.
+  float* sum_for(int64_t rows, int64_t n, float* to0, float* to1 = nullptr) {
+    sums_.push_back({DeviceBuffer<float>(context_, rows * n), rows, n, to0, to1});
+    return sums_.back().from.data();
+  }
+
+  struct Sum {
+    DeviceBuffer<float> from;
+    int64_t rows, n;
+    float *to0, *to1;
+  };
 
   const DeviceCache& cache_;
   const RnnConfig& config_;
@@ -121,6 +145,7 @@ class BackwardPass {
   Recurrence wish_;
   const Context& context_;
   int64_t rows_, batch_, gates_, width_;
+  std::vector<Sum> sums_;
 };
 
 }  // namespace

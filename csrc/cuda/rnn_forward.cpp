@@ -10,7 +10,7 @@ namespace {
 class ForwardPass {
  public:
   ForwardPass(const RnnConfig& config, const RnnWeights<float>* weights, const RnnInput<float>& in,
-              const float* const* state0, const RnnOutput<float>& out, bool keep, Recurrence wish, DeviceCache& cache,
+              const float* const* state0, const RnnOutput<float>& out, bool keep, Choice choice, DeviceCache& cache,
               const Context& context)
       : config_(config),
         weights_(weights),
@@ -19,7 +19,7 @@ class ForwardPass {
         state0_(state0),
         out_(out),
         keep_(keep),
-        wish_(wish),
+        choice_(choice),
         cache_(cache),
         context_(context),
         rows_(cache.schedule.host().rows()),
@@ -65,10 +65,13 @@ class ForwardPass {
     const bool tokens = layer == 0 && in_.tokens != nullptr;
     DeviceBuffer<float> to(context_, (tokens ? inputs : rows_) * gates_);
     if (tokens) {
-      transpose(w, gates_, inputs, to.data(), false, context_.stream);
+      transpose(w, gates_, inputs, to.data(), false, context_.stream, choice_.bf16);
     } else if (rows_ > 0) {
-      const float* x = layer == 0 ? cache_.x.data() : cache_.layers[static_cast<size_t>(layer) - 1].outputs();
-      gemm({rows_, gates_, inputs, x, inputs, false, w, inputs, true, to.data(), gates_, 0}, context_.stream);
+      const bool bf16 = choice_.bf16;
+      const float* from = layer == 0 ? cache_.x.data() : cache_.layers[static_cast<size_t>(layer) - 1].outputs();
+      const Operand x(from, rows_, inputs, bf16, context_), weights(w, gates_, inputs, bf16, context_);
+      gemm({rows_, gates_, inputs, x.data(), inputs, false, weights.data(), inputs, true, to.data(), gates_, 0, bf16},
+           context_.stream);
     }
     return to;
   }
@@ -112,7 +115,7 @@ class ForwardPass {
     f.keep_states = keep_;
     f.saved = at.saved.size() > 0 ? at.saved.data() : nullptr;
     if (rows_ > 0) {
-      const LaunchPlan plan = plan_forward(kernels_, hidden, batch_, wish_);
+      const LaunchPlan plan = plan_forward(kernels_, hidden, batch_, choice_);
       run_forward(kernels_, plan, f, context_, cache_.schedule.active());
     }
     LastParams last{f.seq, hidden, cache_.schedule.order(), {}};
@@ -136,7 +139,7 @@ class ForwardPass {
   const float* const* state0_;
   const RnnOutput<float>& out_;
   bool keep_;
-  Recurrence wish_;
+  Choice choice_;
   DeviceCache& cache_;
   const Context& context_;
   int64_t rows_, batch_, gates_, width_;
@@ -173,10 +176,10 @@ size_t DeviceCache::bytes() const {
 std::unique_ptr<DeviceCache> rnn_forward(const RnnConfig& config, const RnnWeights<float>* weights,
                                          const RnnInput<float>& in, const float* const state0[kMaxStates],
                                          const RnnOutput<float>& out, bool keep, const DropoutState& dropout,
-                                         Recurrence wish, const Context& context) {
+                                         Choice choice, const Context& context) {
   auto cache = std::make_unique<DeviceCache>(in.layout, context);
-  cache->config = config, cache->dropout = dropout;
-  ForwardPass(config, weights, in, state0, out, keep, wish, *cache, context).run();
+  cache->config = config, cache->bf16 = choice.bf16, cache->dropout = dropout;
+  ForwardPass(config, weights, in, state0, out, keep, choice, *cache, context).run();
   return keep ? std::move(cache) : nullptr;
 }
 

@@ -27,8 +27,8 @@ Shape shape_of(int64_t rows, int64_t width) {
 template <class F>
 RNNFAST_DEVICE void each_element(int columns, int64_t rows, int64_t width, F f) {
   const int per_block = kThreads / columns;
-  for (int64_t row = int64_t{block_x()} * per_block + thread_index() / columns; row < rows;
-       row += int64_t{grid_x()} * per_block)
+  for (int64_t row = int64_t{block_index()} * per_block + thread_index() / columns; row < rows;
+       row += int64_t{grid_blocks()} * per_block)
     for (int64_t column = thread_index() % columns; column < width; column += columns) f(row, column);
 }
 
@@ -138,7 +138,7 @@ struct TransposeParams {
   const float* from;
   int64_t m, n;
   float* to;
-  bool add;
+  bool add, round;
 };
 
 // Through a tile of shared memory, whose odd rows keep both directions free of bank conflicts.
@@ -146,16 +146,32 @@ RNNFAST_KERNEL(kThreads, 1) transpose_kernel(TransposeParams p) {
   constexpr int kTile = 32;
   float* tile = shared<float>();
   const int64_t across = (p.n + kTile - 1) / kTile;
-  const int64_t i0 = block_x() / across * kTile, j0 = block_x() % across * kTile;
+  const int64_t i0 = block_index() / across * kTile, j0 = block_index() % across * kTile;
   const int x = thread_index() % kTile, y0 = thread_index() / kTile;
   for (int y = y0; y < kTile; y += kThreads / kTile)
-    if (i0 + y < p.m && j0 + x < p.n) tile[y * (kTile + 1) + x] = p.from[(i0 + y) * p.n + j0 + x];
+    if (i0 + y < p.m && j0 + x < p.n) {
+      const float value = p.from[(i0 + y) * p.n + j0 + x];
+      tile[y * (kTile + 1) + x] = p.round ? to_float(to_bf16(value)) : value;
+    }
   block_barrier();
   for (int y = y0; y < kTile; y += kThreads / kTile)
     if (j0 + y < p.n && i0 + x < p.m) {
       float& to = p.to[(j0 + y) * p.m + i0 + x];
       to = (p.add ? to : 0.0f) + tile[x * (kTile + 1) + y];
     }
+}
+
+struct RoundParams {
+  const float* from;
+  int64_t rows, width, padded;
+  Bf16* to;
+  int columns;
+};
+
+RNNFAST_KERNEL(kThreads, 1) round_kernel(RoundParams p) {
+  each_element(p.columns, p.rows, p.padded, [&](int64_t row, int64_t column) {
+    p.to[row * p.padded + column] = to_bf16(column < p.width ? p.from[row * p.width + column] : 0.0f);
+  });
 }
 
 constexpr int64_t kSumRows = 256;  // of a partial sum
@@ -168,8 +184,8 @@ struct ColumnSumParams {
 };
 
 RNNFAST_KERNEL(kThreads, 1) column_sum_kernel(ColumnSumParams p) {
-  const int64_t across = (p.n + kThreads - 1) / kThreads, part = block_x() / across;
-  const int64_t column = block_x() % across * kThreads + thread_index();
+  const int64_t across = (p.n + kThreads - 1) / kThreads, part = block_index() / across;
+  const int64_t column = block_index() % across * kThreads + thread_index();
   const int64_t begin = part * p.block_rows, end = begin + p.block_rows < p.rows ? begin + p.block_rows : p.rows;
   if (column >= p.n) return;
   float sum = 0;
@@ -189,8 +205,8 @@ struct TokenSumParams {
 
 // A block is one token and 256 columns: it looks through all rows, 256 at a time, for those that are its own.
 RNNFAST_KERNEL(kThreads, 1) token_sum_kernel(TokenSumParams p) {
-  const int64_t across = (p.n + kThreads - 1) / kThreads, token = block_x() / across;
-  const int64_t column = block_x() % across * kThreads + thread_index();
+  const int64_t across = (p.n + kThreads - 1) / kThreads, token = block_index() / across;
+  const int64_t column = block_index() % across * kThreads + thread_index();
   int* mine = shared<int>();
   float sum = 0;
   for (int64_t row0 = 0; row0 < p.rows; row0 += kThreads) {
@@ -212,57 +228,62 @@ int64_t tiles(int64_t n, int64_t of) { return (n + of - 1) / of; }
 void copy_rows(const RowMap& map, int64_t width, Place<const float> from, Place<float> to, Stream stream) {
   if (map.rows == 0) return;
   const Shape shape = shape_of(map.rows, width);
-  launch("copy_kernel", copy_kernel, {shape.blocks, 1, 1, kThreads, 0, stream},
+  launch("copy_kernel", copy_kernel, {shape.blocks, kThreads, 0, stream},
          CopyParams{map, width, from, to, shape.columns});
 }
 
 void rows_before(const BeforeParams& p, Stream stream) {
   if (p.map.rows == 0) return;
   const Shape shape = shape_of(p.map.rows, p.hidden);
-  launch("before_kernel", before_kernel, {shape.blocks, 1, 1, kThreads, 0, stream},
-         BeforeLaunch{p, shape.columns, false});
+  launch("before_kernel", before_kernel, {shape.blocks, kThreads, 0, stream}, BeforeLaunch{p, shape.columns, false});
 }
 
 void first_operand(const BeforeParams& p, Stream stream) {
   const Shape shape = shape_of(p.seq.batch, p.hidden);
-  launch("before_kernel", before_kernel, {shape.blocks, 1, 1, kThreads, 0, stream},
-         BeforeLaunch{p, shape.columns, true});
+  launch("before_kernel", before_kernel, {shape.blocks, kThreads, 0, stream}, BeforeLaunch{p, shape.columns, true});
 }
 
 void last_rows(const LastParams& p, Stream stream) {
   if (p.seq.batch == 0) return;
   const Shape shape = shape_of(p.seq.batch, p.hidden);
-  launch("last_kernel", last_kernel, {shape.blocks, 1, 1, kThreads, 0, stream}, LastLaunch{p, shape.columns});
+  launch("last_kernel", last_kernel, {shape.blocks, kThreads, 0, stream}, LastLaunch{p, shape.columns});
 }
 
 void drop_rows(const DropParams& p, Stream stream) {
   if (p.map.rows == 0) return;
   const Shape shape = shape_of(p.map.rows, p.directions * ((p.hidden + 3) / 4));
-  launch("drop_kernel", drop_kernel, {shape.blocks, 1, 1, kThreads, 0, stream}, DropLaunch{p, shape.columns});
+  launch("drop_kernel", drop_kernel, {shape.blocks, kThreads, 0, stream}, DropLaunch{p, shape.columns});
 }
 
-void transpose(const float* from, int64_t m, int64_t n, float* to, bool add, Stream stream) {
-  launch("transpose_kernel", transpose_kernel,
-         {tiles(m, 32) * tiles(n, 32), 1, 1, kThreads, 32 * 33 * sizeof(float), stream},
-         TransposeParams{from, m, n, to, add});
+void transpose(const float* from, int64_t m, int64_t n, float* to, bool add, Stream stream, bool round) {
+  launch("transpose_kernel", transpose_kernel, {tiles(m, 32) * tiles(n, 32), kThreads, 32 * 33 * sizeof(float), stream},
+         TransposeParams{from, m, n, to, add, round});
 }
 
-int64_t column_sum_floats(int64_t rows, int64_t n) { return tiles(rows, kSumRows) * n; }
-
-void add_column_sums(const float* from, int64_t rows, int64_t n, float* partial, float* to0, float* to1,
-                     Stream stream) {
+void round_rows(const float* from, int64_t rows, int64_t width, Bf16* to, int64_t padded, Stream stream) {
   if (rows == 0) return;
-  const int64_t across = tiles(n, kThreads), parts = tiles(rows, kSumRows);
-  launch("column_sum_kernel", column_sum_kernel, {across * parts, 1, 1, kThreads, 0, stream},
+  const Shape shape = shape_of(rows, padded);
+  launch("round_kernel", round_kernel, {shape.blocks, kThreads, 0, stream},
+         RoundParams{from, rows, width, padded, to, shape.columns});
+}
+
+int64_t column_sum_parts(int64_t rows) { return tiles(rows, kSumRows); }
+
+void column_sums(const float* from, int64_t rows, int64_t n, float* partial, Stream stream) {
+  if (rows == 0) return;
+  launch("column_sum_kernel", column_sum_kernel, {tiles(n, kThreads) * column_sum_parts(rows), kThreads, 0, stream},
          ColumnSumParams{from, rows, n, kSumRows, partial, nullptr, false});
-  launch("column_sum_kernel", column_sum_kernel, {across, 1, 1, kThreads, 0, stream},
-         ColumnSumParams{partial, parts, n, parts, to0, to1, true});
+}
+
+void add_column_sums(const float* from, int64_t rows, int64_t n, float* to0, float* to1, Stream stream) {
+  if (rows == 0) return;
+  launch("column_sum_kernel", column_sum_kernel, {tiles(n, kThreads), kThreads, 0, stream},
+         ColumnSumParams{from, rows, n, rows, to0, to1, true});
 }
 
 void token_sums(const float* from, const int32_t* token, int64_t rows, int64_t tokens, int64_t n, float* to, bool add,
                 Stream stream) {
-  launch("token_sum_kernel", token_sum_kernel,
-         {tokens * tiles(n, kThreads), 1, 1, kThreads, kThreads * sizeof(int), stream},
+  launch("token_sum_kernel", token_sum_kernel, {tokens * tiles(n, kThreads), kThreads, kThreads * sizeof(int), stream},
          TokenSumParams{from, token, rows, n, to, add});
 }
 

@@ -2,8 +2,8 @@
 // added up. Each function launches one or two kernels on the stream. No sum uses atomics: parts are added in order.
 #pragma once
 
+#include "memory.h"
 #include "params.h"
-#include "runtime.h"
 
 namespace rnnfast::cuda {
 
@@ -66,12 +66,31 @@ struct DropParams {
 };
 void drop_rows(const DropParams&, Stream);
 
-// to [n][m] (+)= the transpose of from [m][n].
-void transpose(const float* from, int64_t m, int64_t n, float* to, bool add, Stream);
+// to [n][m] (+)= the transpose of from [m][n], of which each number is rounded to bf16 first where `round`.
+void transpose(const float* from, int64_t m, int64_t n, float* to, bool add, Stream, bool round = false);
 
-// to0 and to1 [n] (or null) += the sums of the columns of from [rows][n]. `partial`: column_sum_floats(rows, n).
-int64_t column_sum_floats(int64_t rows, int64_t n);
-void add_column_sums(const float* from, int64_t rows, int64_t n, float* partial, float* to0, float* to1, Stream);
+// to [rows][padded] = from [rows][width] rounded, zeros from `width` on.
+void round_rows(const float* from, int64_t rows, int64_t width, Bf16* to, int64_t padded, Stream);
+
+// A float array [rows][width] as products take it: where it lies, or rounded into memory of its own.
+class Operand {
+ public:
+  Operand(const float* from, int64_t rows, int64_t width, bool bf16, const Context& context)
+      : from_(from), rounded_(context, bf16 ? rows * width : 0) {
+    if (bf16) round_rows(from, rows, width, rounded_.data(), width, context.stream);
+  }
+  const void* data() const { return rounded_.size() > 0 ? static_cast<const void*>(rounded_.data()) : from_; }
+
+ private:
+  const float* from_;
+  DeviceBuffer<Bf16> rounded_;
+};
+
+// Sums of the columns of from [rows][n], in two steps: partial [column_sum_parts(rows)][n] gets those of some rows
+// each; to0 and to1 [n] (or null) += those of few rows.
+int64_t column_sum_parts(int64_t rows);
+void column_sums(const float* from, int64_t rows, int64_t n, float* partial, Stream);
+void add_column_sums(const float* from, int64_t rows, int64_t n, float* to0, float* to1, Stream);
 
 // to [tokens][n] (+)= the sums of the rows of each token; every element is written.
 void token_sums(const float* from, const int32_t* token, int64_t rows, int64_t tokens, int64_t n, float* to, bool add,

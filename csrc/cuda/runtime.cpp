@@ -185,14 +185,11 @@ int64_t resident_blocks(const KernelRef& ref, int threads, size_t shared_bytes, 
 }
 
 bool launch(const KernelRef& ref, const Launch& shape, bool cooperative, void** arguments, const char* file, int line) {
-  const dim3 grid(static_cast<unsigned>(shape.grid_x), static_cast<unsigned>(shape.grid_y),
-                  static_cast<unsigned>(shape.grid_z));
-  const dim3 block(static_cast<unsigned>(shape.threads));
+  const dim3 grid(static_cast<unsigned>(shape.blocks)), block(static_cast<unsigned>(shape.threads));
   const std::string call = std::string("launch of ") + ref.name;
   if (cooperative) {
-    const int64_t blocks = shape.grid_x * shape.grid_y * shape.grid_z;
     if (!device_info(current_device()).cooperative) return false;
-    if (blocks > resident_blocks(ref, shape.threads, shape.shared_bytes, file, line)) return false;
+    if (shape.blocks > resident_blocks(ref, shape.threads, shape.shared_bytes, file, line)) return false;
     check(cudaLaunchCooperativeKernel(ref.kernel, grid, block, arguments, shape.shared_bytes, native(shape.stream)),
           call.c_str(), file, line);
     return true;

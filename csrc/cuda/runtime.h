@@ -101,7 +101,7 @@ class Turn {
 };
 
 struct Launch {
-  int64_t grid_x = 1, grid_y = 1, grid_z = 1;
+  int64_t blocks = 1;
   int threads = 0;  // a block, in one dimension
   size_t shared_bytes = 0;
   Stream stream = nullptr;

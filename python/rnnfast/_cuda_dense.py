@@ -91,9 +91,9 @@ def add_linear_gradients(dy: DeviceArray, x: DeviceArray, dweight: DeviceArray, 
     out, width = own("the gradient of weight", dweight, (dy.shape[-1], x.shape[-1])).shape
     dbias = None if dbias is None else own("the gradient of bias", dbias, (out,))
     rows = x.size // width
-    cuda._cuda.matmul(dy.address, True, x.address, False, dweight.address, out, width, rows, 1.0)
-    if dbias is not None:
+    if dbias is not None:  # first, because it takes memory, and there may be none
         cuda._cuda.add_column_sums(dy.address, rows, out, dbias.address)
+    cuda._cuda.matmul(dy.address, True, x.address, False, dweight.address, out, width, rows, 1.0)
 
 
 def embedding_forward(table: DeviceArray, tokens: DeviceTokens) -> DeviceArray:

@@ -36,10 +36,10 @@ class DeviceRnn:
     """The device's counterpart of `_core.Rnn32`."""
 
     def __init__(
-        self, cell: str, input_size: int, hidden_size: int, layers: int, directions: int,
+        self, cell: str, input_size: int, hidden_size: int, layers: int, directions: int, bf16: bool,
         params: list[DeviceArray | None], grads: list[DeviceArray | None],
     ) -> None:  # fmt: skip
-        self._core = cuda._cuda.Rnn(cell, input_size, hidden_size, layers, directions)
+        self._core = cuda._cuda.Rnn(cell, input_size, hidden_size, layers, directions, bf16)
         self._params, self._grads = params, grads
         self._input, self._width, self._rows = input_size, directions * hidden_size, layers * directions
         self._hidden = hidden_size

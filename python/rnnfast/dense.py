@@ -171,8 +171,8 @@ class Linear(_Dense):
         cache = _cache(cache, _LinearCache, self)
         if self.device is not None:
             given = _cuda_dense.floats("dy", dy, shape=(*cache.leading, self.out_features))
-            _cuda_dense.add_linear_gradients(given, cache.x, self.grads["weight"], self.grads.get("bias"))
             result: Any = _cuda_dense.linear_backward(given, cache.packed["weight"])
+            _cuda_dense.add_linear_gradients(given, cache.x, self.grads["weight"], self.grads.get("bias"))
             return result
         dy = as_float("dy", dy, (*cache.leading, self.out_features), self.dtype).reshape(-1, self.out_features)
         dx: Array = cache.packed.backward(dy, cache.x, self.grads["weight"], self.grads.get("bias"), get_num_threads())

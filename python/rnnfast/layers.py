@@ -83,9 +83,9 @@ class Recurrent(Module):
         self.dtype = parameter_dtype(dtype)
         self.compute_dtype = compute_dtype_name(compute_dtype, self.dtype)
         self.device = cuda.device_name(device)
-        if self.device is not None and (self.compute_dtype != "float32" or self.recompute):
-            wanted = f"dtype {self.dtype.name}, compute_dtype {self.compute_dtype}, recompute {self.recompute}"
-            raise ValueError(f"device='cuda' computes in float32 without recompute, got {wanted}")
+        if self.device is not None and (self.dtype != np.float32 or self.recompute):
+            wanted = f"dtype {self.dtype.name}, recompute {self.recompute}"
+            raise ValueError(f"device='cuda' computes in float32 or bfloat16, without recompute, got {wanted}")
         self.seed = fresh_seed(seed)
         used = {"dtype": self.dtype.name, "seed": self.seed}
         if compute_dtype is not None:
@@ -123,8 +123,9 @@ class Recurrent(Module):
                     core_grads.append(self.grads[name])
         if self.device is not None:
             self._core: Any = DeviceRnn(
-                self._cell, self.input_size, self.hidden_size, self.num_layers, directions, core_params, core_grads
-            )
+                self._cell, self.input_size, self.hidden_size, self.num_layers, directions,
+                self.compute_dtype == "bfloat16", core_params, core_grads,
+            )  # fmt: skip
             return
         self._core = _CORES[self.compute_dtype](
             self._cell, self.input_size, self.hidden_size, self.num_layers, directions, self.recompute,
@@ -259,7 +260,7 @@ class Recurrent(Module):
 
         Returns:
             dx (None where x was integers) and the gradient of the initial state. Those of the parameters are added to
-            `grads`; after an error or Ctrl-C they are as before (after one of a device, some may have been added to).
+            `grads`; after an error or Ctrl-C they are as before.
         """
         if not isinstance(cache, Cache):
             raise TypeError(f"cache must be what forward returned, got {type(cache).__name__}")
@@ -328,11 +329,11 @@ class RNN(Recurrent):
         compute_dtype: None computes in dtype. "bfloat16", with dtype "float32", rounds what products multiply (inputs,
             h, weights, and the gradients of pre-activations) to bf16 and adds in float32; parameters, states, gates
             and all gradients handed out stay float32. Where the processor has no instruction for it, the same bits
-            come by emulation.
+            come by emulation. On a GPU the products run on tensor cores.
         recompute: caches keep the states alone (h; c of an LSTM) and `backward` computes the gates again, layer by
             layer: the same bits, for less memory and the time of another forward pass.
-        device: None or "cpu"; "cuda" (or "cuda:N") keeps the parameters and computes on a GPU, in float32: see
-            `rnnfast.cuda` for the arrays that it takes and gives.
+        device: None or "cpu"; "cuda" (or "cuda:N") keeps the parameters and computes on a GPU, with dtype "float32"
+            alone: see `rnnfast.cuda` for the arrays that it takes and gives.
         seed: draws the weights and keys dropout; None draws a fresh one, recorded in `seed`.
     """
 

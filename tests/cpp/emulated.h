@@ -64,7 +64,7 @@ struct Shape {
 
 // What is wrong with it, empty if nothing is.
 inline std::string run(Kernel kernel, const Shape& shape, const Params& params) {
-  const cuda::Launch launch{shape.blocks, 1, 1, shape.threads, shape.shared_bytes, nullptr};
+  const cuda::Launch launch{shape.blocks, shape.threads, shape.shared_bytes, nullptr};
   try {
     if (!shape.cooperative)
       cuda::launch("kernel", kernel, launch, params);

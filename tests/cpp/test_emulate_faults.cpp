@@ -8,7 +8,7 @@ using namespace rnnfast::cuda;
 using emulated::Params;
 using emulated::planted;
 
-int mine() { return block_x() * block_threads() + thread_index(); }
+int mine() { return block_index() * block_threads() + thread_index(); }
 
 template <bool fault>
 RNNFAST_KERNEL(1024, 1)
@@ -51,8 +51,8 @@ polls_for_ever(Params p) {
 template <bool fault>  // in a plain launch a block may have to end before another begins
 RNNFAST_KERNEL(1024, 1) waits_for_a_block(Params p) {
   if (thread_index() != 0) return;
-  if (block_x() == 0) add_release(p.words, 1);
-  if (block_x() == 1) add_release(p.words, 1);
+  if (block_index() == 0) add_release(p.words, 1);
+  if (block_index() == 1) add_release(p.words, 1);
   if (fault) wait_acquire(p.words, 2);
 }
 
@@ -128,7 +128,7 @@ template <Bounds kind>
 RNNFAST_KERNEL(1024, 1)
 bounds(Params p) {
   float* s = shared<float>();
-  const bool last = mine() == grid_x() * block_threads() - 1;
+  const bool last = mine() == grid_blocks() * block_threads() - 1;
   float local[64];  // of the thread: always right
   for (int i = 0; i < 64; ++i) local[i ^ p.n % 64] = static_cast<float>(i);
   float value = local[p.n % 7];
@@ -231,11 +231,11 @@ void launches() {
     }
     emulated::check(false, std::string("launched: ") + report);
   };
-  refused({1, 1, 1, 1025, 0, nullptr}, "1025 threads a block");
-  refused({1, 1, 1, 0, 0, nullptr}, "0 threads a block");
-  refused({1, 1, 1, 32, (227 << 10) + 1, nullptr}, "232449 bytes of shared memory");
-  refused({0, 1, 1, 32, 0, nullptr}, "a grid of 0 x 1 x 1");
-  refused({1, 65536, 1, 32, 0, nullptr}, "a grid of 1 x 65536 x 1");
+  refused({1, 1025, 0, nullptr}, "1025 threads a block");
+  refused({1, 0, 0, nullptr}, "0 threads a block");
+  refused({1, 32, (227 << 10) + 1, nullptr}, "232449 bytes of shared memory");
+  refused({0, 32, 0, nullptr}, "a grid of 0 blocks");
+  refused({int64_t{1} << 31, 32, 0, nullptr}, "a grid of 2147483648 blocks");
 
   try {
     copy_async(arrays.params.x, arrays.params.y + 1, emulated::kSize * sizeof(float), nullptr);
@@ -251,9 +251,8 @@ void launches() {
                 by_threads = resident_blocks("kernel", kernel, 1024, 0);
   emulated::check(one_each == 3 && by_threads == 6,
                   "resident blocks: " + std::to_string(one_each) + ", " + std::to_string(by_threads));
-  emulated::check(launch_cooperative("fits", kernel, {3, 1, 1, 32, 120 << 10, nullptr}, arrays.params), "3 blocks fit");
-  emulated::check(!launch_cooperative("too many", kernel, {4, 1, 1, 32, 120 << 10, nullptr}, arrays.params),
-                  "4 do not");
+  emulated::check(launch_cooperative("fits", kernel, {3, 32, 120 << 10, nullptr}, arrays.params), "3 blocks fit");
+  emulated::check(!launch_cooperative("too many", kernel, {4, 32, 120 << 10, nullptr}, arrays.params), "4 do not");
   options.shared_per_block = 99 << 10;
   emulated::check(resident_blocks("kernel", kernel, 32, 120 << 10) == 0, "more shared memory than a block may have");
   options = before;

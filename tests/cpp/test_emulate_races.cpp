@@ -7,7 +7,7 @@ using namespace rnnfast::cuda;
 using emulated::Params;
 using emulated::planted;
 
-int mine() { return block_x() * block_threads() + thread_index(); }
+int mine() { return block_index() * block_threads() + thread_index(); }
 
 template <bool fault>
 RNNFAST_KERNEL(1024, 1)
@@ -49,7 +49,7 @@ RNNFAST_KERNEL(1024, 1)
 global_in_block(Params p) {
   p.y[mine()] = p.x[mine()];
   if (!fault) block_barrier();
-  p.x[mine()] = p.y[block_x() * block_threads() + (thread_index() + 1) % block_threads()];
+  p.x[mine()] = p.y[block_index() * block_threads() + (thread_index() + 1) % block_threads()];
 }
 
 template <bool fault>
@@ -102,16 +102,16 @@ enum class Grid { right, none, release_relaxed, acquire_relaxed, no_barrier_befo
 template <Grid kind>
 RNNFAST_KERNEL(1024, 1)
 grid_steps(Params p) {
-  GridBarrier grid(p.words, grid_x());
+  GridBarrier grid(p.words, grid_blocks());
   float *from = p.x, *to = p.y;
-  const int n = grid_x() * block_threads();
+  const int n = grid_blocks() * block_threads();
   for (unsigned step = 1; step <= 5; ++step) {
     store<float>(to + mine(), load_l2<float>(from + (mine() + 37) % n) + load_l2<float>(from + (mine() + 100) % n));
     float* other = from;
     from = to, to = other;
     if (kind == Grid::right) grid.sync();
     if (kind == Grid::right || kind == Grid::none) continue;
-    const unsigned target = step * static_cast<unsigned>(grid_x());
+    const unsigned target = step * static_cast<unsigned>(grid_blocks());
     if (kind != Grid::no_barrier_before) block_barrier();
     if (thread_index() == 0) {
       if (kind == Grid::release_relaxed) {
@@ -135,7 +135,7 @@ template <Fences kind>
 RNNFAST_KERNEL(1024, 1)
 fenced_steps(Params p) {
   float *from = p.x, *to = p.y;
-  const int n = grid_x() * block_threads();
+  const int n = grid_blocks() * block_threads();
   for (unsigned step = 1; step <= 4; ++step) {
     to[mine()] = load_l2<float>(from + (mine() + 37) % n);
     float* other = from;
@@ -144,7 +144,7 @@ fenced_steps(Params p) {
     if (thread_index() == 0) {
       if (kind != Fences::none_before) device_fence();
       add_relaxed(p.words, 1);
-      wait_relaxed(p.words, step * static_cast<unsigned>(grid_x()));
+      wait_relaxed(p.words, step * static_cast<unsigned>(grid_blocks()));
       if (kind != Fences::none_after) device_fence();
     }
     block_barrier();
@@ -156,7 +156,7 @@ template <bool fault>
 RNNFAST_KERNEL(1024, 1)
 warps_announce(Params p) {
   float *from = p.x, *to = p.y;
-  const int n = grid_x() * block_threads();
+  const int n = grid_blocks() * block_threads();
   const auto warps = static_cast<unsigned>(n / kWarp);
   for (unsigned step = 1; step <= 4; ++step) {
     to[mine()] = load_l2<float>(from + (mine() + 37) % n);
@@ -174,7 +174,7 @@ warps_announce(Params p) {
 template <bool fault>
 RNNFAST_KERNEL(1024, 1)
 producer_and_consumer(Params p) {
-  if (block_x() == 0) {
+  if (block_index() == 0) {
     if (thread_index() == 0) {
       p.y[0] = 5;
       if (fault) {
@@ -192,12 +192,12 @@ producer_and_consumer(Params p) {
 
 template <bool fault>  // what was written after the release
 RNNFAST_KERNEL(1024, 1) release_covers_the_past(Params p) {
-  if (thread_index() == 0 && block_x() == 0) {
+  if (thread_index() == 0 && block_index() == 0) {
     if (!fault) p.y[0] = 5;
     store_release(p.words, 1);
     if (fault) p.y[0] = 5;
   }
-  if (thread_index() == 0 && block_x() == 1) {
+  if (thread_index() == 0 && block_index() == 1) {
     wait_acquire(p.words, 1);
     p.y[1] = p.y[0];
   }
@@ -217,6 +217,24 @@ RNNFAST_KERNEL(1024, 1) narrow(Params p) {
   if (fault && thread_index() == 3) s[2] = 1;
   block_barrier();
   p.y[mine()] = s[thread_index() ^ 1];
+}
+
+template <bool fault>  // the same words read by all blocks, and by halves written anew
+RNNFAST_KERNEL(1024, 1) narrow_steps(Params p) {
+  GridBarrier grid(p.words, grid_blocks());
+  const int n = grid_blocks() * block_threads();
+  auto* numbers = reinterpret_cast<uint16_t*>(p.x);
+  float sum = 0;
+  for (int step = 0; step < 6; ++step) {
+    const uint16_t* from = numbers + step % 2 * n;
+    for (int i = thread_index(); i < n / 2; i += block_threads()) {
+      if (step > 1) sum += load_l2<float>(p.x + n + i);  // nobody writes there
+      sum += load_l2<float>(from + 2 * i);
+    }
+    if (step > 0) numbers[(step + 1) % 2 * n + mine()] = static_cast<uint16_t>(step);
+    if (!fault || step != 3) grid.sync();
+  }
+  p.y[mine()] = sum;
 }
 
 enum class Async { right, no_wait, no_commit, wait_for_fewer, no_barrier, overwritten };
@@ -266,6 +284,7 @@ int main() {
   planted("release", release_covers_the_past<false>, release_covers_the_past<true>, grid, "race on global memory");
   planted("counter", plain_use_of_a_counter<false>, plain_use_of_a_counter<true>, grid, "race on global memory");
   planted("narrow", narrow<false>, narrow<true>, block, "race on shared memory");
+  planted("narrow steps", narrow_steps<false>, narrow_steps<true>, grid, "race on global memory");
   const auto copies = asynchronous<Async::right>;
   planted("async, no wait", copies, asynchronous<Async::no_wait>, block, "not waited for");
   planted("async, no commit", copies, asynchronous<Async::no_commit>, block, "not waited for");

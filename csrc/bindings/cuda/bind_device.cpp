@@ -91,6 +91,9 @@ void bind_device(py::module_& m) {
       py::arg("schedule"), py::arg("seed") = 0, py::arg("sms") = 4, py::arg("count") = false,
       "Which thread runs next, how many SMs there are, and whether accesses are counted from now on.");
   m.def(
+      "emulate_memory", [](int64_t allocations) { emulate::options().allocations = allocations; },
+      py::arg("allocations"), "So many allocations can be had from now on, then there is no memory; -1: any number.");
+  m.def(
       "emulated_counts",
       [] {
         py::list rows;
@@ -99,6 +102,9 @@ void bind_device(py::module_& m) {
         return rows;
       },
       "(source, shared, write, times, passes, ideal passes, sectors, useful bytes) of each access of a kernel.");
+  m.def(
+      "emulated_launches", [] { return emulate::launches(); },
+      "The kernels that were launched since emulate(), each with its most bytes of dynamic shared memory.");
 #else
   m.attr("emulated") = false;
 #endif

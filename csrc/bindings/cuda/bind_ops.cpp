@@ -101,10 +101,11 @@ void bind_ops(py::module_& m) {
   m.def(
       "add_column_sums",
       [](uintptr_t from, int64_t rows, int64_t width, uintptr_t to) {
-        const Memory partial =
-            pooled_memory(static_cast<size_t>(column_sum_floats(rows, width)) * sizeof(float), nullptr);
-        add_column_sums(pointer<float>(from), rows, width, static_cast<float*>(partial.data), pointer<float>(to),
-                        nullptr, nullptr);
+        const int64_t parts = column_sum_parts(rows);
+        const Memory memory = pooled_memory(static_cast<size_t>(parts * width) * sizeof(float), nullptr);
+        float* partial = static_cast<float*>(memory.data);
+        column_sums(pointer<float>(from), rows, width, partial, nullptr);
+        add_column_sums(partial, parts, width, pointer<float>(to), nullptr, nullptr);
       },
       py::arg("from_"), py::arg("rows"), py::arg("width"), py::arg("to"));
   m.def(

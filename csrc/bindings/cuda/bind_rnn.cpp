@@ -46,8 +46,8 @@ struct Cache {
 
 class Rnn {
  public:
-  Rnn(const std::string& cell, int64_t input, int64_t hidden, int layers, int directions)
-      : config_{cell_of(cell), input, hidden, layers, directions, 0.0, false, false} {}
+  Rnn(const std::string& cell, int64_t input, int64_t hidden, int layers, int directions, bool bf16)
+      : config_{cell_of(cell), input, hidden, layers, directions, 0.0, false, false}, bf16_(bf16) {}
 
   // params: the addresses of w_ih, w_hh, b_ih, b_hh of each layer and direction; x or tokens; y and the last states.
   py::object forward(const Addresses& params, uintptr_t x, uintptr_t tokens, int64_t steps, int64_t batch,
@@ -73,12 +73,12 @@ class Rnn {
     RnnConfig config = config_;
     config.dropout = dropout;
     const Context context{stream_of(stream), allocator_of(allocate, stream_of(stream))};
-    const Recurrence wish = recurrence_of(recurrence);
+    const Choice choice{recurrence_of(recurrence), bf16_};
     std::unique_ptr<DeviceCache> cache;
     {
       const py::gil_scoped_release release;
       const Turn turn(context.stream, nullptr);  // of parameters and whatever else Python put on the default stream
-      cache = rnn_forward(config, weights.data(), in, first, out, keep, {seed, step}, wish, context);
+      cache = rnn_forward(config, weights.data(), in, first, out, keep, {seed, step}, choice, context);
     }
     if (!keep) return py::none();
     return py::cast(std::make_unique<Cache>(Cache{std::move(cache), batch_first, context.stream}));
@@ -113,6 +113,7 @@ class Rnn {
 
  private:
   RnnConfig config_;
+  bool bf16_;
 };
 
 py::dict describe(const LaunchPlan& plan) {
@@ -129,7 +130,7 @@ void bind_rnn(py::module_& m) {
       .def_property_readonly("used", [](const Cache& c) { return c.cache == nullptr; })
       .def_property_readonly("nbytes", [](const Cache& c) { return c.cache != nullptr ? c.cache->bytes() : 0; });
   py::class_<Rnn>(m, "Rnn")
-      .def(py::init<const std::string&, int64_t, int64_t, int, int>())
+      .def(py::init<const std::string&, int64_t, int64_t, int, int, bool>())
       .def("forward", &Rnn::forward, py::arg("params"), py::arg("x"), py::arg("tokens"), py::arg("steps"),
            py::arg("batch"), py::arg("batch_first"), py::arg("state0"), py::arg("lengths"), py::arg("reset"),
            py::arg("y"), py::arg("last"), py::arg("keep"), py::arg("dropout"), py::arg("seed"), py::arg("step"),
@@ -139,14 +140,14 @@ void bind_rnn(py::module_& m) {
            py::arg("allocate"));
   m.def(
       "plan",
-      [](const std::string& cell, int64_t hidden, int64_t batch, const std::string& recurrence) {
+      [](const std::string& cell, int64_t hidden, int64_t batch, const std::string& recurrence, bool bf16) {
         const CellKernels& kernels = cell_kernels(cell_of(cell));
-        const Recurrence wish = recurrence_of(recurrence);
-        return py::make_tuple(describe(plan_forward(kernels, hidden, batch, wish)),
-                              describe(plan_backward(kernels, hidden, batch, wish)));
+        const Choice choice{recurrence_of(recurrence), bf16};
+        return py::make_tuple(describe(plan_forward(kernels, hidden, batch, choice)),
+                              describe(plan_backward(kernels, hidden, batch, choice)));
       },
       py::arg("cell"), py::arg("hidden"), py::arg("batch"), py::arg("recurrence") = "automatic",
-      "How a layer's forward and backward recurrences would run.");
+      py::arg("bf16") = false, "How a layer's forward and backward recurrences would run.");
 }
 
 }  // namespace rnnfast::cuda

@@ -34,6 +34,7 @@ struct Interval {                                                   // of a bloc
 
 std::unordered_map<const Block*, Interval> intervals;
 std::map<Place, AccessCount> totals;
+std::map<std::string, size_t> launched;
 
 // Lanes are served in as few passes as there are words, so many of 16 bytes in quarters of a warp, of 8 in halves. In a
 // pass each bank gives one word, to whoever wants that one.
@@ -113,8 +114,16 @@ std::vector<AccessCount> counts() {
   return all;
 }
 
+void count_launch(const char* kernel, size_t shared_bytes) {
+  size_t& most = launched[kernel];
+  most = std::max(most, shared_bytes);
+}
+
+const std::map<std::string, size_t>& launches() { return launched; }
+
 void clear_counts() {
   totals.clear();
+  launched.clear();
   intervals.clear();
 }
 

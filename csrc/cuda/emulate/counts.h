@@ -3,6 +3,7 @@
 // memory's sectors.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace rnnfast::emulate {
@@ -11,6 +12,7 @@ struct Block;
 struct Fiber;
 
 void count_access(const Fiber& fiber, uintptr_t address, int bytes, bool write, bool shared, const void* pc);
+void count_launch(const char* kernel, size_t shared_bytes);
 void count_block(const Block& block);  // all its threads have come to a barrier or to the end
 
 }  // namespace rnnfast::emulate

@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -30,7 +31,8 @@ struct Options {
   // The device there is. What a cooperative launch may have at once follows from it.
   int sms = 4, blocks_per_sm = 16, threads_per_sm = 2048, threads_per_block = 1024;
   size_t shared_per_sm = 228 << 10, shared_per_block = 227 << 10;
-  bool count = false;  // keep counts(); slow
+  bool count = false;        // keep counts(); slow
+  int64_t allocations = -1;  // so many can be had, then there is no memory; -1: any number
 };
 Options& options();
 void set_schedule(const std::string& name, uint64_t seed);  // the enumerators' names
@@ -50,6 +52,9 @@ struct AccessCount {
 };
 std::vector<AccessCount> counts();
 void clear_counts();
+
+// The most dynamic shared memory, in bytes of a block, of each kernel that was launched since clear_counts().
+const std::map<std::string, size_t>& launches();
 
 struct Statistics {
   uint64_t launches, threads, switches, accesses;

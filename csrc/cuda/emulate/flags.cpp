@@ -28,28 +28,6 @@ void count_loads(Fiber& fiber, const unsigned* flag, Where where) {
   }
 }
 
-template <class T>
-T combine(Atomic op, T before, T value, T expected) {
-  switch (op) {
-    case Atomic::add:
-      return static_cast<T>(static_cast<uint64_t>(before) + static_cast<uint64_t>(value));
-    case Atomic::max:
-      return before > value ? before : value;
-    case Atomic::exchange:
-      return value;
-    default:
-      return before == expected ? value : before;
-  }
-}
-
-template <class T>
-uint64_t apply(Atomic op, void* p, uint64_t value, uint64_t expected) {
-  T& cell = *static_cast<T*>(p);
-  const T before = cell;
-  cell = combine(op, before, from_word<T>(value), from_word<T>(expected));
-  return to_word(before);
-}
-
 void perform(const Copy& copy) {
   end_copy(copy.to, copy.bytes, copy.pc);
   std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.valid));
@@ -102,18 +80,22 @@ void wait_flag(const unsigned* flag, unsigned value, bool acquire, Where where) 
   acquire_flag(fiber, flag, acquire && !left_out(where));
 }
 
-uint64_t atomic(Atomic op, void* p, size_t bytes, bool is_signed, uint64_t value, uint64_t expected, Where) {
+uint64_t atomic_add(void* p, size_t bytes, uint64_t value) {
   const Unwatched unwatched;
   check_atomic(p, static_cast<int>(bytes), true, __builtin_return_address(0));
   auto* flag = static_cast<const unsigned*>(p);
   acquire_flag(*self, flag, false);
   release_flag(*self, flag, false, true);
   ++machine.events;
-  if (bytes == 4) return is_signed ? apply<int32_t>(op, p, value, expected) : apply<uint32_t>(op, p, value, expected);
-  return is_signed ? apply<int64_t>(op, p, value, expected) : apply<uint64_t>(op, p, value, expected);
+  uint64_t before = 0;
+  std::memcpy(&before, p, bytes);
+  const uint64_t after = before + value;
+  std::memcpy(p, &after, bytes);
+  return before;
 }
 
-void async_copy(void* to, const void* from, int bytes, int valid, Where where) {
+void async_copy(void* to, const void* from, int valid, Where where) {
+  constexpr int bytes = 16;
   const Unwatched unwatched;
   const void* pc = __builtin_return_address(0);
   Fiber& fiber = *self;

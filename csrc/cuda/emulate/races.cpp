@@ -42,8 +42,8 @@ enum : uint64_t { kNone, kPlain, kAtomic };
 enum : uint64_t { kOne = 1, kGroup = 2, kSeveral = 3 };
 
 uint32_t global_tag, shared_tag;
-int64_t grid_blocks;
-std::vector<uint64_t> read_sets;  // grid_blocks entries each
+int64_t all_blocks;
+std::vector<uint64_t> read_sets;  // all_blocks entries each
 std::vector<uint64_t> free_sets;  // indices of those that no cell has any more
 
 // ---- is an earlier access ordered before what this thread does now?
@@ -55,16 +55,16 @@ inline bool ordered_one(uint64_t e, const Fiber& fiber) {
 
 constexpr uint64_t kSetMask = (uint64_t{1} << 40) - 1;
 
-uint64_t* set_of(uint64_t e) { return &read_sets[(e & kSetMask) * static_cast<uint64_t>(grid_blocks)]; }
+uint64_t* set_of(uint64_t e) { return &read_sets[(e & kSetMask) * static_cast<uint64_t>(all_blocks)]; }
 
 uint64_t new_set() {
   if (free_sets.empty()) {
-    read_sets.resize(read_sets.size() + static_cast<size_t>(grid_blocks));
-    return read_sets.size() / static_cast<uint64_t>(grid_blocks) - 1;
+    read_sets.resize(read_sets.size() + static_cast<size_t>(all_blocks));
+    return read_sets.size() / static_cast<uint64_t>(all_blocks) - 1;
   }
   const uint64_t set = free_sets.back();
   free_sets.pop_back();
-  std::fill_n(set_of(set), grid_blocks, 0);
+  std::fill_n(set_of(set), all_blocks, 0);
   return set;
 }
 
@@ -82,7 +82,7 @@ bool ordered_reads(uint64_t e, const Fiber& fiber) {
     default: {
       if (e & Epoch::group_bit) return false;
       const uint64_t* set = set_of(e);
-      return std::all_of(set, set + grid_blocks, [&](uint64_t each) { return ordered_reads(each, fiber); });
+      return std::all_of(set, set + all_blocks, [&](uint64_t each) { return ordered_reads(each, fiber); });
     }
   }
 }
@@ -194,6 +194,20 @@ inline void write_cell(Fiber& fiber, Allocation& a, Cell& cell, uint64_t tag, ui
   cell.read = 0;
 }
 
+// Cells of 2 bytes each, the upper ones copies of the lower ones but for the sets: each is given back once.
+void split_cells(Allocation& a, uint64_t tag) {
+  make_halves(a);
+  const size_t n = (a.end - a.begin + 3) / 4;
+  for (size_t i = 0; i < n; ++i) {
+    uint64_t& e = a.halves[i].read;
+    if (Epoch::kind(e) != kSeveral || Epoch::tag(e) != tag || e & Epoch::group_bit) continue;
+    const uint64_t set = new_set();
+    std::copy_n(set_of(e), all_blocks,
+                read_sets.begin() + static_cast<std::ptrdiff_t>(set * static_cast<uint64_t>(all_blocks)));
+    e = (e & ~kSetMask) | set;
+  }
+}
+
 }  // namespace
 
 void track(Fiber& fiber, Allocation& a, uintptr_t address, int bytes, bool write, Kind kind, const void* pc) {
@@ -209,7 +223,7 @@ void track(Fiber& fiber, Allocation& a, uintptr_t address, int bytes, bool write
     return;
   }
   const bool narrow = bytes < 4 && bytes > 0;
-  if (narrow && a.halves == nullptr) make_halves(a);
+  if (narrow && a.halves == nullptr) split_cells(a, tag);
   for (size_t i = first; i <= last; ++i) {
     const bool low = !narrow || offset % 4 < 2, high = a.halves != nullptr && (!narrow || offset % 4 >= 2);
     Cell* const both[] = {low ? &a.cells[i] : nullptr, high ? &a.halves[i] : nullptr};
@@ -229,7 +243,7 @@ void begin_races(int64_t blocks) {
   forget_knowledge();
   read_sets.clear();
   free_sets.clear();
-  grid_blocks = blocks;
+  all_blocks = blocks;
   if (++global_tag > Epoch::tag_mask) forget_global_cells(), global_tag = 1;
 }
 

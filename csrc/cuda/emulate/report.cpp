@@ -56,12 +56,7 @@ std::string source_of(const void* pc) {
 }
 
 std::string name_of(const Fiber& fiber) {
-  const Block& block = *fiber.block;
-  std::string text = "block " + std::to_string(block.index[0]);
-  if (machine.shape->grid_y > 1 || machine.shape->grid_z > 1)
-    text = "block (" + std::to_string(block.index[0]) + ", " + std::to_string(block.index[1]) + ", " +
-           std::to_string(block.index[2]) + ")";
-  return text + " thread " + std::to_string(fiber.thread);
+  return "block " + std::to_string(fiber.block->number) + " thread " + std::to_string(fiber.thread);
 }
 
 std::string describe(Where where) {

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <new>
 
+#include "counts.h"
 #include "memory.h"
 #include "state.h"
 
@@ -52,7 +53,10 @@ const DeviceInfo& device_info(int) {
 
 void* allocate_async(size_t bytes, Stream) {
   const std::lock_guard<std::mutex> lock(one_launch);
+  int64_t& left = emulate::options().allocations;
   try {
+    if (left == 0) throw std::bad_alloc();
+    left -= left > 0;
     return emulate::allocate(bytes);
   } catch (const std::bad_alloc&) {
     throw Error("allocate_async failed on device 0 (emulated): out of memory for " + std::to_string(bytes) + " bytes");
@@ -111,17 +115,12 @@ bool launch(const KernelRef& ref, const Launch& shape, bool cooperative, void** 
     fail(call, std::to_string(shape.threads) + " threads a block", file, line);
   if (shape.shared_bytes > o.shared_per_block)
     fail(call, std::to_string(shape.shared_bytes) + " bytes of shared memory a block", file, line);
-  constexpr int64_t kMost = 2147483647, kMostOther = 65535;
-  if (shape.grid_x < 1 || shape.grid_x > kMost || shape.grid_y < 1 || shape.grid_y > kMostOther || shape.grid_z < 1 ||
-      shape.grid_z > kMostOther)
-    fail(call,
-         "a grid of " + std::to_string(shape.grid_x) + " x " + std::to_string(shape.grid_y) + " x " +
-             std::to_string(shape.grid_z),
-         file, line);
-  const int64_t blocks = shape.grid_x * shape.grid_y * shape.grid_z;
-  if (cooperative && blocks > resident_blocks(ref, shape.threads, shape.shared_bytes, file, line)) return false;
+  if (shape.blocks < 1 || shape.blocks > 2147483647)
+    fail(call, "a grid of " + std::to_string(shape.blocks) + " blocks", file, line);
+  if (cooperative && shape.blocks > resident_blocks(ref, shape.threads, shape.shared_bytes, file, line)) return false;
   const std::lock_guard<std::mutex> lock(one_launch);
-  emulate::run({&ref, &shape, arguments, cooperative, blocks});
+  emulate::count_launch(ref.name, shape.shared_bytes);
+  emulate::run({&ref, &shape, arguments, cooperative, shape.blocks});
   return true;
 }
 

@@ -150,9 +150,6 @@ void begin(Fiber& fiber, Block& block, int thread, size_t stack) {
 void begin(Block& block, int64_t number, Fiber* fibers, size_t slot) {
   const cuda::Launch& shape = *machine.shape;
   block.number = static_cast<int>(number);
-  block.index[0] = static_cast<int>(number % shape.grid_x);
-  block.index[1] = static_cast<int>(number / shape.grid_x % shape.grid_y);
-  block.index[2] = static_cast<int>(number / shape.grid_x / shape.grid_y);
   block.fibers = fibers;
   block.shared = shared_buffer(slot, shape.shared_bytes);
   block.arrived = block.exited = 0;
@@ -266,11 +263,8 @@ uint64_t chance() {  // splitmix64
 
 int thread_index() { return self->thread; }
 int block_threads() { return machine.shape->threads; }
-int block_index(int axis) { return self->block->index[axis]; }
-int grid_size(int axis) {
-  const cuda::Launch& shape = *machine.shape;
-  return static_cast<int>(axis == 0 ? shape.grid_x : axis == 1 ? shape.grid_y : shape.grid_z);
-}
+int block_index() { return self->block->number; }
+int grid_blocks() { return static_cast<int>(machine.shape->blocks); }
 unsigned char* shared_memory() { return reinterpret_cast<unsigned char*>(self->block->shared->begin); }
 
 void report(const std::string& what, const void* pc) {

@@ -55,7 +55,7 @@ struct Fiber {
 };
 
 struct WarpOperation {
-  enum Kind { sync, shuffle, ballot, any, all, mma, matrices, matrices_transposed } kind;
+  enum Kind { sync, shuffle, ballot, any, all, mma } kind;
   unsigned mask, arrived;
   Where where;
 };
@@ -67,7 +67,6 @@ struct Warp {
 };
 
 struct Block {
-  int index[3];
   int number;  // in the grid
   Fiber* fibers;
   std::vector<Warp> warps;

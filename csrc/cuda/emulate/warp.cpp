@@ -39,21 +39,6 @@ void multiply(Block& block, int warp) {
   }
 }
 
-void load_rows(Block& block, int warp, bool transposed) {
-  uint16_t rows[kLanes][8];
-  for (int lane = 0; lane < kLanes; ++lane) std::memcpy(rows[lane], lane_of(block, warp, lane).a, sizeof rows[lane]);
-  for (int lane = 0; lane < kLanes; ++lane)
-    for (int matrix = 0; matrix < 4; ++matrix) {
-      uint32_t pair = 0;
-      for (int i = 0; i < 2; ++i) {
-        const int row = lane / 4, column = 2 * (lane % 4) + i;
-        const uint16_t bits = transposed ? rows[8 * matrix + column][row] : rows[8 * matrix + row][column];
-        pair |= uint32_t{bits} << 16 * i;
-      }
-      std::memcpy(lane_of(block, warp, lane).d + matrix, &pair, sizeof pair);
-    }
-}
-
 void exchange(Block& block, int warp, const WarpOperation& operation) {
   uint64_t values[kLanes];
   for (int lane = 0; lane < kLanes; ++lane)
@@ -61,7 +46,6 @@ void exchange(Block& block, int warp, const WarpOperation& operation) {
   for (int lane = 0; lane < kLanes; ++lane) {
     if (!(operation.mask >> lane & 1)) continue;
     Fiber& fiber = lane_of(block, warp, lane);
-    if (fiber.source < 0) continue;
     if (!(operation.mask >> fiber.source & 1)) {
       report(name_of(fiber) + " reads lane " + std::to_string(fiber.source) + ", which the mask of the shuffle at " +
              describe(operation.where) + " does not name");
@@ -92,10 +76,6 @@ void complete(Block& block, int warp, const WarpOperation& operation) {
       break;
     case WarpOperation::mma:
       multiply(block, warp);
-      break;
-    case WarpOperation::matrices:
-    case WarpOperation::matrices_transposed:
-      load_rows(block, warp, operation.kind == WarpOperation::matrices_transposed);
       break;
     default:
       vote(block, warp, operation);
@@ -203,14 +183,6 @@ void mma_bf16(float* d, const uint32_t* a, const uint32_t* b, Where where) {
   const Unwatched unwatched;
   self->d = d, self->a = a, self->b = b;
   come_together(WarpOperation::mma, ~0u, where);
-}
-
-void load_matrices(uint32_t* r, const void* row, bool transposed, Where where) {
-  const Unwatched unwatched;
-  check_access(row, 16, false, __builtin_return_address(0));
-  self->d = reinterpret_cast<float*>(r);
-  self->a = static_cast<const uint32_t*>(row);
-  come_together(transposed ? WarpOperation::matrices_transposed : WarpOperation::matrices, ~0u, where);
 }
 
 }  // namespace rnnfast::emulate

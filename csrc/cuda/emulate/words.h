@@ -12,7 +12,6 @@
 #define RNNFAST_KERNEL(max_threads, min_blocks) __attribute__((noinline)) void
 #define RNNFAST_DEVICE inline __attribute__((always_inline))
 #define RNNFAST_UNROLL
-#define RNNFAST_NO_UNROLL
 #define RNNFAST_PURE __attribute__((const))  // the same for a fiber as long as it lives
 
 namespace rnnfast::emulate {
@@ -26,17 +25,16 @@ struct Where {
 bool left_out(Where where);
 RNNFAST_PURE int thread_index();
 RNNFAST_PURE int block_threads();
-RNNFAST_PURE int block_index(int axis);
-RNNFAST_PURE int grid_size(int axis);
+RNNFAST_PURE int block_index();
+RNNFAST_PURE int grid_blocks();
 RNNFAST_PURE unsigned char* shared_memory();
 
 enum class Vote { ballot, any, all };
 void block_barrier(Where);
 void warp_sync(unsigned mask, Where);
-uint64_t shuffle(unsigned mask, uint64_t value, int source_lane, Where);  // source_lane < 0: the own value
+uint64_t shuffle(unsigned mask, uint64_t value, int source_lane, Where);
 unsigned vote(Vote, unsigned mask, bool yes, Where);
 void mma_bf16(float* d, const uint32_t* a, const uint32_t* b, Where);
-void load_matrices(uint32_t* r, const void* row, bool transposed, Where);
 
 void device_fence(Where);
 void store_flag(unsigned* flag, unsigned value, bool release, Where);
@@ -44,10 +42,9 @@ void add_flag(unsigned* flag, unsigned value, bool release, Where);
 unsigned load_flag(const unsigned* flag, bool acquire, Where);
 void wait_flag(const unsigned* flag, unsigned value, bool acquire, Where);
 
-enum class Atomic { add, max, exchange, compare_exchange };
-uint64_t atomic(Atomic, void* p, size_t bytes, bool is_signed, uint64_t value, uint64_t expected, Where);
+uint64_t atomic_add(void* p, size_t bytes, uint64_t value);
 
-void async_copy(void* to_shared, const void* from_global, int bytes, int valid, Where);
+void async_copy(void* to_shared, const void* from_global, int valid, Where);
 void async_commit();
 void async_wait(int groups, Where);
 
@@ -107,12 +104,8 @@ using Site = emulate::Where;
 
 RNNFAST_DEVICE int thread_index() { return emulate::thread_index(); }
 RNNFAST_DEVICE int block_threads() { return emulate::block_threads(); }
-RNNFAST_DEVICE int block_x() { return emulate::block_index(0); }
-RNNFAST_DEVICE int block_y() { return emulate::block_index(1); }
-RNNFAST_DEVICE int block_z() { return emulate::block_index(2); }
-RNNFAST_DEVICE int grid_x() { return emulate::grid_size(0); }
-RNNFAST_DEVICE int grid_y() { return emulate::grid_size(1); }
-RNNFAST_DEVICE int grid_z() { return emulate::grid_size(2); }
+RNNFAST_DEVICE int block_index() { return emulate::block_index(); }
+RNNFAST_DEVICE int grid_blocks() { return emulate::grid_blocks(); }
 template <class T>
 RNNFAST_DEVICE T* shared(size_t offset = 0) {
   return reinterpret_cast<T*>(emulate::shared_memory() + offset);
@@ -128,11 +121,6 @@ template <class T>
 RNNFAST_DEVICE T shuffle_xor(unsigned mask, T value, int lane_bits, Site site = Site::here()) {
   const int source = (emulate::thread_index() & (kWarp - 1)) ^ lane_bits;
   return emulate::from_word<T>(emulate::shuffle(mask, emulate::to_word(value), source, site));
-}
-template <class T>
-RNNFAST_DEVICE T shuffle_down(unsigned mask, T value, int distance, Site site = Site::here()) {
-  const int source = (emulate::thread_index() & (kWarp - 1)) + distance;
-  return emulate::from_word<T>(emulate::shuffle(mask, emulate::to_word(value), source < kWarp ? source : -1, site));
 }
 RNNFAST_DEVICE unsigned ballot(unsigned mask, bool yes, Site site = Site::here()) {
   return emulate::vote(emulate::Vote::ballot, mask, yes, site);
@@ -171,25 +159,8 @@ RNNFAST_DEVICE void wait_relaxed(const unsigned* flag, unsigned value, Site site
 }
 
 template <class T>
-RNNFAST_DEVICE T atomic(emulate::Atomic op, T* p, T value, T expected, emulate::Where where) {
-  return emulate::from_word<T>(
-      emulate::atomic(op, p, sizeof(T), T(-1) < T(0), emulate::to_word(value), emulate::to_word(expected), where));
-}
-template <class T>
-RNNFAST_DEVICE T atomic_add(T* p, T value, Site site = Site::here()) {
-  return atomic(emulate::Atomic::add, p, value, T(0), site);
-}
-template <class T>
-RNNFAST_DEVICE T atomic_max(T* p, T value, Site site = Site::here()) {
-  return atomic(emulate::Atomic::max, p, value, T(0), site);
-}
-template <class T>
-RNNFAST_DEVICE T atomic_exchange(T* p, T value, Site site = Site::here()) {
-  return atomic(emulate::Atomic::exchange, p, value, T(0), site);
-}
-template <class T>
-RNNFAST_DEVICE T atomic_compare_exchange(T* p, T expected, T value, Site site = Site::here()) {
-  return atomic(emulate::Atomic::compare_exchange, p, value, expected, site);
+RNNFAST_DEVICE T atomic_add(T* p, T value) {
+  return emulate::from_word<T>(emulate::atomic_add(p, sizeof(T), emulate::to_word(value)));
 }
 
 template <class W>
@@ -197,35 +168,16 @@ RNNFAST_DEVICE W load(const void* p) {
   return emulate::read<W>(p);
 }
 template <class W>
-RNNFAST_DEVICE W load_const(const void* p) {
-  return emulate::read<W>(p);
-}
-template <class W>
 RNNFAST_DEVICE W load_l2(const void* p) {
-  return emulate::read<W>(p);
-}
-template <class W>
-RNNFAST_DEVICE W load_once(const void* p) {
   return emulate::read<W>(p);
 }
 template <class W>
 RNNFAST_DEVICE void store(void* p, W value) {
   emulate::write<W>(p, value);
 }
-template <class W>
-RNNFAST_DEVICE void store_l2(void* p, W value) {
-  emulate::write<W>(p, value);
-}
-template <class W>
-RNNFAST_DEVICE void store_once(void* p, W value) {
-  emulate::write<W>(p, value);
-}
 
 RNNFAST_DEVICE void async_copy16(void* to_shared, const void* from_global, int valid = 16, Site site = Site::here()) {
-  emulate::async_copy(to_shared, from_global, 16, valid, site);
-}
-RNNFAST_DEVICE void async_copy4(void* to_shared, const void* from_global, Site site = Site::here()) {
-  emulate::async_copy(to_shared, from_global, 4, 4, site);
+  emulate::async_copy(to_shared, from_global, valid, site);
 }
 RNNFAST_DEVICE void async_commit() { emulate::async_commit(); }
 template <int groups>
@@ -235,12 +187,6 @@ RNNFAST_DEVICE void async_wait(Site site = Site::here()) {
 
 RNNFAST_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
   emulate::mma_bf16(d, a, b, site);
-}
-RNNFAST_DEVICE void load_matrices(uint32_t (&r)[4], const void* row, Site site = Site::here()) {
-  emulate::load_matrices(r, row, false, site);
-}
-RNNFAST_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row, Site site = Site::here()) {
-  emulate::load_matrices(r, row, true, site);
 }
 
 }  // namespace rnnfast::cuda
