@@ -32,7 +32,7 @@ Numbers normal(std::mt19937& random, int64_t size, double scale) {
 Problem make_problem(rnnfast::CellId cell, int directions) {
   std::mt19937 random(static_cast<unsigned>(7 + cell));
   Problem p;
-  p.config = {cell, 5, 19, 2, directions, 0.0, false};
+  p.config = {cell, 5, 19, 2, directions, 0.0, false, false};
   p.steps = 6, p.batch = 5;
   p.lengths = {6, 3, 0, 6, 1};
   p.reset.resize(static_cast<size_t>(p.steps * p.batch));

@@ -63,7 +63,7 @@ struct LossProblem {
   // dx, dweight, dbias and the loss, behind one another.
   std::vector<T> kernels(int threads) const {
     std::vector<T> out((rows + classes) * in + classes + 1, T(0));
-    const LossTargets<T> targets{static_cast<int64_t>(rows), target.data(), nullptr, Reduction::mean, nullptr};
+    const LossTargets<T> targets{static_cast<int64_t>(rows), target.data(), nullptr, Reduction::mean, nullptr, 0.0};
     const LinearLoss<T> io{
         static_cast<int64_t>(in), static_cast<int64_t>(classes), x.data(), weight.data(), bias.data(), out.data(),
         &out[rows * in],          &out[(rows + classes) * in]};
