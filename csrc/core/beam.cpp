@@ -111,17 +111,9 @@ void BeamSearch<T, E>::spread() {
       if (slot * spacing_ + r != slot) stepper_.copy_rows(slot, slot * spacing_ + r, 1);
 }
 
-// All threads call it behind a barrier, and may read the network's output after it.
 template <class T, class E>
 bool BeamSearch<T, E>::step(Team& team) {
-  const T* x = x_.size() > 0 ? x_.data() : nullptr;
-  const int32_t* tokens = x_.size() > 0 ? nullptr : token_.data();
-  if (stepper_.threads() > 1 || team.count == 1) return stepper_.step(x, tokens, team);
-  if (team.id == 0) {
-    Team alone{0, 1, team.region, team.epoch};
-    stepper_.step(x, tokens, alone);
-  }
-  return team_barrier(team);
+  return x_.size() > 0 ? stepper_.step(x_.data(), nullptr, team) : stepper_.step(nullptr, token_.data(), team);
 }
 
 template <class T, class E>

@@ -124,17 +124,9 @@ void Sampler<T, E>::feed(const int32_t* tokens, Span rows) {
   }
 }
 
-// All threads call it behind a barrier, and may read the network's output after it.
 template <class T, class E>
 bool Sampler<T, E>::step(Team& team) {
-  const T* x = x_.size() > 0 ? x_.data() : nullptr;
-  const int32_t* tokens = x_.size() > 0 ? nullptr : token_.data();
-  if (stepper_.threads() > 1 || team.count == 1) return stepper_.step(x, tokens, team);
-  if (team.id == 0) {  // only the output layer is worth more than one thread
-    Team alone{0, 1, team.region, team.epoch};
-    stepper_.step(x, tokens, alone);
-  }
-  return team_barrier(team);
+  return x_.size() > 0 ? stepper_.step(x_.data(), nullptr, team) : stepper_.step(nullptr, token_.data(), team);
 }
 
 template <class T, class E>

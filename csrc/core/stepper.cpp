@@ -68,6 +68,11 @@ void RnnStepper<T, E>::to_operand(int layer, int64_t b) {
 
 template <class T, class E>
 bool RnnStepper<T, E>::step(const T* x, const int32_t* tokens, Team& team) {
+  if (plan_.threads == 1 && team.count > 1) {
+    Team alone{0, 1, team.region, team.epoch};
+    if (team.id == 0) step(x, tokens, alone);
+    return team_barrier(team);
+  }
   const int next = 1 - parity_;
   for (int layer = 0; layer < config_.layers; ++layer) {
     const auto& weights = packed_->layers[static_cast<size_t>(layer)];

@@ -14,8 +14,9 @@ class RnnStepper {
   // How many threads a region around step() is worth.
   int threads() const { return plan_.threads; }
 
-  // x [B, I], or tokens [B], through all layers; all threads of the region call it. Behind it, after a barrier where
-  // there is more than one thread, output(b) is the last layer's h. Returns true if the region shall stop.
+  // x [B, I], or tokens [B], through all layers; all threads of the region call it, behind a barrier where they made x.
+  // After it output(b) is the last layer's h. A step that is not worth threads() > 1 leaves all but thread 0 waiting;
+  // one that is must not have more threads than that. Returns true if the region shall stop.
   bool step(const T* x, const int32_t* tokens, Team& team);
 
   const T* output(int64_t b) const { return h(config_.layers - 1) + b * padded_; }  // [H]
