@@ -21,10 +21,8 @@ The data, in --data-dir or installed:
                      class train, from the next 50 validate, from the last 100 test
 """
 
-import argparse
 import gzip
 import importlib.util
-import json
 import sys
 import time
 from datetime import datetime, timezone
@@ -32,6 +30,8 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+
+import recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -212,7 +212,7 @@ def train(args):
     started = time.monotonic()
     rnnfast.set_num_threads(args.threads)
     recipe = RECIPES[args.recipe]
-    changed = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in args.set)}
+    changed = recipes.changes(args)
     augment = changed.pop("augment", recipe["augment"])
     model = getattr(rnnfast.classify, recipe["model"])
     known = model().get_params()
@@ -225,6 +225,7 @@ def train(args):
     estimator.fit(*parts[0])
     trained = time.monotonic() - started - read
     accuracy = estimator.score(*parts[1])
+    print(f"{'validation' if args.choose else 'test'} accuracy {accuracy:.4f}, {trained:.0f} s of training")
     return {
         "kind": "classify run",
         "recipe": args.recipe,
@@ -254,13 +255,14 @@ def both(train, val):
 
 def summarize(runs):
     """The median over the seeds of each recipe."""
-    recipes = {}
-    for name in sorted({r["recipe"] for r in runs}, key=list(RECIPES).index):
-        group = sorted((r for r in runs if r["recipe"] == name), key=lambda r: r["seed"])
-        require_alike(name, group)
-        recipes[name] = {
+    made = {}
+    settings = lambda r: {"augment": r["augment"], "sequences": r["sequences"]}  # noqa: E731
+    for name, group in recipes.by_recipe(runs, RECIPES, settings):
+        if any(r["test_accuracy"] is None for r in group):
+            sys.exit(f"a run of recipe {name} was made with --choose")
+        made[name] = {
             **{k: group[0][k] for k in ("model", "augment", "sequences", "parameters", "target")},
-            "options": {k: v for k, v in group[0]["options"].items() if k != "seed"},
+            "options": recipes.without_seed(group[0]["options"]),
             "seeds": [r["seed"] for r in group],
             "median": {k: median(r[k] for r in group) for k in ("test_accuracy", "training_seconds", "steps")},
             "runs": [
@@ -268,58 +270,16 @@ def summarize(runs):
                 for r in group
             ],
         }
-    return {"kind": "classify", "date": max(r["date"] for r in runs), "info": runs[0]["info"], "recipes": recipes}
-
-
-def require_alike(name, group):
-    """Seeds may differ, and nothing else that the results depend on."""
-
-    def settings(r):
-        about = {k: r["info"][k] for k in ("rnnfast", "isa", "threads", "cpu")}
-        options = {k: v for k, v in r["options"].items() if k != "seed"}
-        return {**options, **about, "augment": r["augment"], "sequences": r["sequences"]}
-
-    for other in group[1:]:
-        for key, value in settings(group[0]).items():
-            if settings(other)[key] != value:
-                seeds = f"{value!r} with seed {group[0]['seed']}, {settings(other)[key]!r} with seed {other['seed']}"
-                sys.exit(f"classify.py: the runs of recipe {name} must differ in their seeds only: {key} is {seeds}")
-    if len({r["seed"] for r in group}) != len(group):
-        sys.exit(f"classify.py: two runs of recipe {name} have the same seed")
-    if any(r["test_accuracy"] is None for r in group):
-        sys.exit(f"classify.py: a run of recipe {name} was made with --choose")
+    return {"kind": "classify", "date": max(r["date"] for r in runs), "info": runs[0]["info"], "recipes": made}
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = recipes.parser(__doc__, RECIPES, threads=1)
     add = parser.add_argument
-    add("--recipe", choices=sorted(RECIPES))
     add("--data-dir", type=Path, default=Path(), metavar="DIR", help="where the data are (default: here)")
-    add("--seed", type=int, default=1)
-    add("--threads", type=int, default=1)
     add("--choose", action="store_true", help="leave the test part alone")
-    add("--set", nargs="*", default=[], metavar="OPTION=JSON", help="change the recipe: hidden_size=64 max_epochs=2")
-    add("--summary", type=Path, nargs="+", metavar="JSON", help="results of single runs: write their medians")
-    add("--out", type=Path, required=True, metavar="JSON")
-    add("--quiet", action="store_true")
-    args = parser.parse_args()
-    if args.summary is None and args.recipe is None:
-        parser.error("--recipe is needed, or --summary")
-    if any("=" not in pair for pair in args.set):
-        parser.error("--set takes OPTION=JSON, as in hidden_size=64")
-    return args
-
-
-def main():
-    args = parse()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    if args.summary is not None:
-        result = summarize([json.loads(path.read_text()) for path in args.summary])
-    else:
-        result = train(args)
-        print(json.dumps({k: result[k] for k in ("validation_accuracy", "test_accuracy", "training_seconds")}))
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    return recipes.check(parser, parser.parse_args())
 
 
 if __name__ == "__main__":
-    main()
+    recipes.main(parse(), train, summarize)

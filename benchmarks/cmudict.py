@@ -14,15 +14,15 @@ on the validation part. Published for this dictionary without stress, on other s
 2 x 256 about 31, Transformer 30.2 (README of g2p-seq2seq).
 """
 
-import argparse
 import hashlib
-import json
 import re
 import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
+
+import recipes
 
 # Options of rnnfast.seq2seq.fit. max_time is that of training; a whole run, data and evaluations too, is below an hour.
 _COMMON = {
@@ -101,14 +101,15 @@ def train(args):
     from rnnfast._progress import Progress
     from rnnfast.batches import padding
     from rnnfast.seq2seq.data import read_pairs
-    from rnnfast.seq2seq.fit import choose, evaluate_pairs, run
+    from rnnfast.seq2seq.fit import evaluate_pairs, run
+    from rnnfast.seq2seq.options import Seq2SeqOptions
 
     started = time.monotonic()
     if args.threads:
         rnnfast.set_num_threads(args.threads)
-    changed = dict(pair.split("=", 1) for pair in args.set)
-    given = {**RECIPES[args.recipe], **{name: json.loads(value) for name, value in changed.items()}}
-    options = choose({**given, "seed": args.seed}, out=None, resume=False, overwrite=False)
+    changed = recipes.changes(args)
+    given = {**RECIPES[args.recipe], **changed, "seed": args.seed}
+    options = Seq2SeqOptions.choose(given, out=None, resume=False, overwrite=False)
     words = read_dictionary(args.data)
     parts = [read_pairs(part) for part in split(words)]
     progress = Progress(quiet=args.quiet)
@@ -122,6 +123,12 @@ def train(args):
             before = time.monotonic()
             score = evaluate_pairs(model, part, **{**BEAM, "beam_size": size})
             scores[name][f"beam {size}"] = {**score, "seconds": round(time.monotonic() - before, 3)}
+    for name, score in scores["test"].items():
+        low, high = (100 * x for x in score["interval"])
+        print(
+            f"test, {name}: WER {100 * score['sequence_error']:.2f} % (95 %: {low:.2f} to {high:.2f}), "
+            f"PER {100 * score['token_error']:.2f} %"
+        )
     return {
         "kind": "cmudict run",
         "recipe": args.recipe,
@@ -164,17 +171,10 @@ def middle(scores):
 
 def summarize(runs):
     """The median over the seeds of each recipe."""
-    recipes = {}
-    for name in sorted({r["recipe"] for r in runs}, key=list(RECIPES).index):
-        group = sorted((r for r in runs if r["recipe"] == name), key=lambda r: r["seed"])
-        options = {k: v for k, v in group[0]["options"].items() if k != "seed"}
-        for other in group[1:]:
-            if {k: v for k, v in other["options"].items() if k != "seed"} != options or other["data"] != group[0][
-                "data"
-            ]:
-                sys.exit(f"cmudict.py: the runs of recipe {name} must differ in their seeds only")
-        recipes[name] = {
-            "options": options,
+    made = {}
+    for name, group in recipes.by_recipe(runs, RECIPES, lambda r: {"data": r["data"]}):
+        made[name] = {
+            "options": recipes.without_seed(group[0]["options"]),
             "parameters": group[0]["parameters"],
             "seeds": [r["seed"] for r in group],
             "median": {
@@ -185,45 +185,14 @@ def summarize(runs):
             "runs": group,
         }
     same = {k: runs[0][k] for k in ("info", "data")}
-    return {"kind": "cmudict", "date": max(r["date"] for r in runs), **same, "recipes": recipes}
+    return {"kind": "cmudict", "date": max(r["date"] for r in runs), **same, "recipes": made}
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    add = parser.add_argument
-    add("--data", type=Path, metavar="FILE", help="cmudict.dict of the CMU Pronouncing Dictionary")
-    add("--recipe", choices=RECIPES)
-    add("--seed", type=int, default=1)
-    add("--threads", type=int, metavar="N", help="default: all that are allowed")
-    add("--set", nargs="*", default=[], metavar="OPTION=JSON", help="change the recipe: hidden_size=128 max_time=20")
-    add("--summary", type=Path, nargs="+", metavar="JSON", help="results of single runs: write their medians")
-    add("--out", type=Path, required=True, metavar="JSON")
-    add("--quiet", action="store_true")
-    args = parser.parse_args()
-    if args.summary is None and (args.data is None or args.recipe is None):
-        parser.error("--data and --recipe are needed, or --summary")
-    if args.data is not None and not args.data.is_file():
-        parser.error(f"--data: {args.data} is not there. It is cmudict.dict of github.com/cmusphinx/cmudict")
-    if any("=" not in pair for pair in args.set):
-        parser.error("--set takes OPTION=JSON, as in hidden_size=128")
-    return args
-
-
-def main():
-    args = parse()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    if args.summary is not None:
-        result = summarize([json.loads(path.read_text()) for path in args.summary])
-    else:
-        result = train(args)
-        for name, score in result["test"].items():
-            low, high = (100 * x for x in score["interval"])
-            print(
-                f"test, {name}: WER {100 * score['sequence_error']:.2f} % (95 %: {low:.2f} to {high:.2f}), "
-                f"PER {100 * score['token_error']:.2f} %"
-            )
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    parser = recipes.parser(__doc__, RECIPES)
+    parser.add_argument("--data", type=Path, metavar="FILE", help="cmudict.dict of the CMU Pronouncing Dictionary")
+    return recipes.check(parser, parser.parse_args(), "cmudict.dict of github.com/cmusphinx/cmudict")
 
 
 if __name__ == "__main__":
-    main()
+    recipes.main(parse(), train, summarize)

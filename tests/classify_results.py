@@ -1,19 +1,7 @@
 """Results of benchmarks/classify.py and classify_speed.py as they could be, for the tests of what is made of them."""
 
-import importlib.util
-from pathlib import Path
+import classify
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-classify = script("classify")
 INFO = {"rnnfast": "0.1.0", "isa": "avx512", "threads": 1, "cpu": "a CPU"}
 
 

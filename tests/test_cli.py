@@ -24,7 +24,7 @@ from rnnfast._options import make_limits
 from rnnfast.cli import common, main
 from rnnfast.cli.lm_flags import option_names
 from rnnfast.lm import fit, load
-from rnnfast.lm.options import FROZEN, FitOptions
+from rnnfast.lm.options import FitOptions
 from rnnfast.lm.text import demo_text, plays, read_text
 from test_train import comparable, metrics
 
@@ -166,7 +166,7 @@ def test_each_option_has_a_flag():
     options = {f.name for f in dataclasses.fields(FitOptions)}
     assert set(flags) == options
     assert all(names[f.replace("_", "-")] == f for f in options)
-    assert set(FROZEN) <= options
+    assert set(FitOptions.FROZEN) <= options
     char_rnn = ("rnn-size", "num-layers", "model", "learning-rate", "dropout", "seq-length", "batch-size", "max-epochs")
     for name in (*char_rnn, "grad-clip", "val-frac", "seed", "wordvec-size", "lr-decay-every", "checkpoint-every"):
         assert name in names

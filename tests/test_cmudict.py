@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
+import cmudict
+import readme_table
 from rnnfast.seq2seq.evaluate import wilson
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cmudict, readme_table = script("cmudict"), script("readme_table")
 
 
 def test_the_dictionary_without_stress_comments_and_what_is_then_the_same(tmp_path):

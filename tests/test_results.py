@@ -1,6 +1,5 @@
 """What is made of measurements: `rnnfast bench`'s tables, and the scripts in benchmarks/ with the README's."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -9,22 +8,15 @@ from pathlib import Path
 
 import pytest
 
+import readme_table
+import roofline
+import shakespeare
 from bench_cases import MACHINE, SMALL
 from classify_results import fake_classify, fake_classify_speed
 from rnnfast.bench import cases, limits, measure, peers, report, tables
 from rnnfast.bench.limits import Machine
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-readme_table, shakespeare, roofline = script("readme_table"), script("shakespeare"), script("roofline")
 
 
 def fake_row(case, threads=1, **medians):

@@ -4,14 +4,17 @@ import gzip
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import classify
+import readme_table
 from classify_data import largest_channel, ragged, write_ts
-from classify_results import ROOT, classify, fake_classify, fake_classify_run, fake_classify_speed, script
+from classify_results import fake_classify, fake_classify_run, fake_classify_speed
 
-readme_table = script("readme_table")
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def digits_file(folder, each=500):

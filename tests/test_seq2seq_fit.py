@@ -13,7 +13,7 @@ from cases import same_bits
 from rnnfast import checkpoint, optim, seq2seq
 from rnnfast.seq2seq.data import Pair, make_tokenizers, read_pairs, split_pairs
 from rnnfast.seq2seq.evaluate import edit_distance, score, wilson
-from rnnfast.seq2seq.options import FROZEN, Seq2SeqOptions
+from rnnfast.seq2seq.options import Seq2SeqOptions
 
 SMALL = {"hidden_size": 16, "batch_size": 8, "seed": 3, "quiet": True, "samples": 0}
 
@@ -129,7 +129,7 @@ def test_levels_and_shared_vocabularies():
 
 def test_every_option_is_checked_and_the_frozen_ones_exist():
     options = Seq2SeqOptions().validate().to_dict()
-    assert set(FROZEN) <= set(options)
+    assert set(Seq2SeqOptions.FROZEN) <= set(options)
     for name in options:
         with pytest.raises(ValueError, match=name):
             Seq2SeqOptions.from_dict({name: object()}).validate()

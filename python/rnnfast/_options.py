@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from . import optim
+from . import _run_folder, checkpoint, optim
+from ._progress import Progress
 from .schedules import KINDS, Schedule
-from .train import Limits
+from .train import Limits, Trainer
 
 __all__ = [
     "BELOW_1",
@@ -23,18 +25,18 @@ __all__ = [
     "TRAINING_CHECKS",
     "Check",
     "OptionError",
+    "RunOptions",
     "TrainingOptions",
     "check_options",
-    "make_clip",
     "make_limits",
-    "make_optimizer",
-    "make_schedule",
+    "make_trainer",
     "one_of",
     "optional",
     "plain",
 ]
 
 Check = tuple[str, Callable[[Any], bool]]  # what is expected, and whether a value is that
+Options = TypeVar("Options", bound="RunOptions")
 
 
 class OptionError(ValueError):
@@ -78,6 +80,60 @@ class TrainingOptions:
     eval_seconds: float | None = None
     save_every: int | None = None
     log_every: int | None = None
+
+
+@dataclass
+class RunOptions(TrainingOptions):
+    """What the options of the models on texts share: the checks, and how a run gets its options."""
+
+    # Of a subclass: what is in its checkpoints; what is allowed; and what the run's other steps, or the weights, are
+    # made of, so that it cannot change half-way.
+    KIND: ClassVar[str]
+    CHECKS: ClassVar[Mapping[str, Check]]
+    FROZEN: ClassVar[tuple[str, ...]]
+
+    dtype: str = "float32"
+    compute_dtype: str | None = None
+
+    def validate(self: Options) -> Options:
+        wider = "bfloat16" if self.dtype == "float32" else None
+        computes = self.compute_dtype in (None, self.dtype, wider)
+        self.require("compute_dtype", computes, f"None or {self.dtype!r} where dtype is {self.dtype!r}")
+        return self
+
+    def require(self, name: str, met: bool, expected: str) -> None:
+        if not met:
+            raise OptionError(name, expected, getattr(self, name))
+
+    def to_dict(self) -> dict[str, Any]:
+        return plain(self)
+
+    @classmethod
+    def from_dict(cls: type[Options], values: Mapping[str, Any]) -> Options:
+        known = [f.name for f in fields(cls)]
+        for name, value in values.items():
+            if name not in known:
+                raise OptionError(name, f"left out: there is no such option (there are: {', '.join(known)})", value)
+        return cls(**values)
+
+    @classmethod
+    def choose(
+        cls: type[Options], given: Mapping[str, Any], *, out: str | Path | None, resume: bool, overwrite: bool
+    ) -> Options:
+        """The options of a run, checked; and whether its folder may be used so. A resumed run has those that it was
+        started with, and over them those that are given now. Nothing is written."""
+        _run_folder.check(out, resume=resume, overwrite=overwrite)
+        if out is None or not resume:
+            return cls.from_dict(given).validate()
+        path = Path(out, _run_folder.LAST)
+        header = checkpoint.read_header(path)
+        _run_folder.check_kind(path, header, cls.KIND)
+        saved = header.get("options", {})
+        for name in cls.FROZEN:
+            if name in given and name in saved and given[name] != saved[name]:
+                raise OptionError(name, f"{saved[name]!r} as in the run that is resumed", given[name])
+        known = {f.name for f in fields(cls)}
+        return cls.from_dict({**{k: v for k, v in saved.items() if k in known}, **given}).validate()
 
 
 def check_options(o: TrainingOptions, checks: Mapping[str, Check], *, validates: bool) -> None:
@@ -164,7 +220,32 @@ TRAINING_CHECKS: dict[str, Check] = {
 # ---- what the trainer makes of them ----
 
 
-def make_optimizer(o: TrainingOptions) -> Any:
+def make_trainer(
+    task: Any,
+    o: TrainingOptions,
+    *,
+    saved: Mapping[str, Any],
+    out: str | Path | None,
+    progress: Progress | None,
+    keep_best: bool,
+    started: float | None = None,
+) -> Trainer:
+    """The trainer of a task. `saved`: the options as its checkpoints have them."""
+    return Trainer(
+        task,
+        _optimizer(o),
+        _schedule(o),
+        make_limits(o),
+        clip={f"clip_{o.grad_clip_by}": float(o.grad_clip)} if o.grad_clip else None,
+        out=out,
+        options=dict(saved),
+        progress=progress,
+        started=started,
+        keep_best=keep_best,
+    )
+
+
+def _optimizer(o: TrainingOptions) -> Any:
     rate, decay = o.learning_rate, 0.0 if o.weight_decay is None else o.weight_decay
     if o.optimizer == "adam":
         return optim.Adam(rate, weight_decay=decay)
@@ -175,7 +256,7 @@ def make_optimizer(o: TrainingOptions) -> Any:
     return optim.SGD(rate, momentum=o.momentum, weight_decay=decay)
 
 
-def make_schedule(o: TrainingOptions) -> Schedule:
+def _schedule(o: TrainingOptions) -> Schedule:
     return Schedule(
         o.schedule,
         o.learning_rate,
@@ -200,7 +281,3 @@ def make_limits(o: TrainingOptions) -> Limits:
         save_every=o.save_every,
         log_every=o.log_every,
     )
-
-
-def make_clip(o: TrainingOptions) -> dict[str, float] | None:
-    return {f"clip_{o.grad_clip_by}": float(o.grad_clip)} if o.grad_clip else None

@@ -8,7 +8,10 @@ from typing import Any
 
 from .checkpoint import CheckpointError, remove_stale
 
-__all__ = ["BEST", "LAST", "METRICS", "PLOT", "FolderError", "check", "check_same", "checkpoint_in", "clear"]
+__all__ = [
+    "BEST", "LAST", "METRICS", "PLOT", "FolderError", "check", "check_kind", "check_same", "checkpoint_in", "clear",
+    "weights_in",
+]  # fmt: skip
 
 LAST, BEST, METRICS, PLOT = "last.safetensors", "best.safetensors", "metrics.csv", "loss.png"
 
@@ -17,8 +20,12 @@ class FolderError(ValueError):
     """The folder cannot be used in the way that was asked for."""
 
 
-def check(out: str | Path, *, resume: bool, overwrite: bool) -> None:
+def check(out: str | Path | None, *, resume: bool, overwrite: bool) -> None:
     """Refuse a folder that holds something, unless told what to do with it. Changes nothing."""
+    if out is None:
+        if resume or overwrite:
+            raise FolderError(f"{'resume' if resume else 'overwrite'} needs out, the folder of the run")
+        return
     out = Path(out)
     if resume and overwrite:
         raise FolderError("resume and overwrite exclude each other: one goes on with a run, the other begins anew")
@@ -51,6 +58,18 @@ def checkpoint_in(path: str | Path) -> Path:
         if (path / name).exists():
             return path / name
     raise CheckpointError(f"{path} holds no checkpoint: neither {BEST} nor {LAST}")
+
+
+def check_kind(path: Path, header: Mapping[str, Any], expected: str) -> None:
+    kind = header.get("task", header).get("kind", "something else")
+    if kind != expected:
+        raise CheckpointError(f"{path} must be a checkpoint of a {expected}, got one of {kind}")
+
+
+def weights_in(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the model among a checkpoint's arrays, by the model's own names."""
+    prefix = "model."
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def check_same(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _run_folder, checkpoint
-from .._options import OptionError, make_clip, make_limits, make_optimizer, make_schedule
+from .._options import OptionError, make_trainer
 from .._progress import Progress
 from ..batches import pad
 from ..module import parameter_dtype
@@ -93,10 +93,7 @@ class Estimator(Parameters):
         """
         vars(self).pop("model_", None)
         self._check(validation is not None)
-        if out is None and (resume or overwrite):
-            raise _run_folder.FolderError(f"{'resume' if resume else 'overwrite'} needs out, the folder of the run")
-        if out is not None:
-            _run_folder.check(out, resume=resume, overwrite=overwrite)
+        _run_folder.check(out, resume=resume, overwrite=overwrite)
         x = self._read(X, lengths)
         if self.channels_first is None and data.looks_swapped(x):
             warnings.warn(
@@ -204,14 +201,11 @@ class Estimator(Parameters):
             measure=self._measure,
             description={**self._describe(model), "data": _identity(train, val), "training": self._frozen()},
         )
-        return Trainer(
+        return make_trainer(
             task,
-            make_optimizer(self),
-            make_schedule(self),
-            make_limits(self),
-            clip=make_clip(self),
+            self,
+            saved=self._jsonable(),
             out=out,
-            options=self._jsonable(),
             progress=Progress(quiet=not self.verbose),
             keep_best=len(val.x) > 0,
         )
@@ -247,9 +241,7 @@ class Estimator(Parameters):
         its last). Raises rnnfast.checkpoint.CheckpointError where it is none of this class."""
         path = _run_folder.checkpoint_in(path)
         arrays, meta = checkpoint.load(path)
-        kind = meta.get("task", meta).get("kind", "something else")
-        if kind != cls.KIND:
-            raise checkpoint.CheckpointError(f"{path} must be a checkpoint of a {cls.KIND}, got one of {kind}")
+        _run_folder.check_kind(path, meta, cls.KIND)
         try:
             return cls._restored(arrays, meta["task"], meta["options"])
         except (KeyError, TypeError, ValueError) as e:
@@ -263,7 +255,7 @@ class Estimator(Parameters):
             known["class_weight"] = dict(weight)
         self = cls(**known)
         model = SequenceModel(**task["config"])
-        model.load_state_dict({name[6:]: a for name, a in arrays.items() if name.startswith("model.")})
+        model.load_state_dict(_run_folder.weights_in(arrays))
         for name, value in task["learnt"].items():
             setattr(self, name, _from_json(value))
         self.seed_, self.model_ = task["config"]["seed"], model

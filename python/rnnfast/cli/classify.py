@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from .classify_flags import CLASSIFY_FLAGS
-from .common import UsageError, add_run_flags, note, read_config, set_threads, write_config
+from .common import UsageError, add_run_flags, options_as_flags, read_config, report, set_threads, write_config
 from .lm_flags import add_train_flags, option_names
 
 __all__ = ["add_commands"]
@@ -67,8 +67,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from .._options import OptionError
-    from .._run_folder import LAST, FolderError, check
+    from .._run_folder import LAST, check
     from ..checkpoint import read_header
 
     names, flags = option_names(CLASSIFY_FLAGS)
@@ -77,7 +76,7 @@ def _train(args: argparse.Namespace) -> int:
     if args.resume and args.out is None:
         raise UsageError("argument --resume: needs --out, the folder of the run", "classify train")
     out = str(args.out) if args.out is not None else f"rnnfast-{Path(args.data).stem}"
-    try:
+    with options_as_flags(flags, "classify train"):
         check(out, resume=args.resume, overwrite=args.overwrite)
         task: str = args.task or "classify"
         saved: dict[str, Any] = {}
@@ -99,12 +98,14 @@ def _train(args: argparse.Namespace) -> int:
                 resume=args.resume,
                 overwrite=args.overwrite,
             )
-    except OptionError as e:
-        flag = flags.get(e.name, e.name)
-        raise UsageError(f"argument {flag}: must be {e.expected}, got {e.value!r}", "classify train") from e
-    except FolderError as e:
-        raise UsageError(f"argument --out: {e}", "classify train") from e
-    return _report(estimator.result_, args, out)
+    validation = "" if args.validation is None else f" --validation {shlex.quote(args.validation)}"
+    return report(
+        estimator.result_,
+        args.quiet,
+        resume=f"rnnfast classify train {shlex.quote(args.data)}{validation} --out {shlex.quote(out)} --resume",
+        use=f"to use it:\n  rnnfast classify predict {shlex.quote(out)} FILE",
+        loss="",
+    )
 
 
 @contextlib.contextmanager
@@ -144,23 +145,6 @@ def _make(task: str, given: dict[str, Any], *, verbose: bool) -> Any:
             flag = option_names(CLASSIFY_FLAGS)[1].get(name, name)
             raise UsageError(f"argument {flag}: must be left out with --task {task}", "classify train")
     return cls(**{**given, "verbose": verbose})
-
-
-def _report(result: Any, args: argparse.Namespace, out: str) -> int:
-    from .._progress import duration
-
-    if result.stopped == "interrupted":
-        validation = "" if args.validation is None else f" --validation {shlex.quote(args.validation)}"
-        command = f"rnnfast classify train {shlex.quote(args.data)}{validation} --out {shlex.quote(out)} --resume"
-        print(f"stopped at step {result.step}; saved. To go on:\n  {command}", file=sys.stderr)
-        return 130
-    why = {"patience": ", no longer improving", "time": ", the time is up"}.get(result.stopped, "")
-    loss = ""
-    if result.best_loss is not None:
-        loss = f"; best validation loss {result.best_loss:.4f} at step {result.best_step}"
-    note(f"done{why}: {result.step} steps in {duration(result.seconds)}{loss}", args.quiet)
-    note(f"to use it:\n  rnnfast classify predict {shlex.quote(out)} FILE", args.quiet)
-    return 0
 
 
 # ---- predict ----

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-__all__ = ["Parser", "UsageError", "add_run_flags", "note", "read_config", "seconds", "set_threads", "write_config"]
+__all__ = [
+    "Parser", "UsageError", "add_run_flags", "note", "options_as_flags", "read_config", "report", "seconds",
+    "set_threads", "write_config",
+]  # fmt: skip
 
 
 class UsageError(Exception):
@@ -66,6 +70,38 @@ def set_threads(threads: int | None) -> None:
 def note(text: str, quiet: bool = False) -> None:
     if not quiet:
         print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def options_as_flags(flags: Mapping[str, str], command: str) -> Iterator[None]:
+    """Errors about options name the flag; about the folder, --out."""
+    from .._options import OptionError
+    from .._run_folder import FolderError
+
+    try:
+        yield
+    except OptionError as e:
+        flag = flags.get(e.name, e.name)
+        raise UsageError(f"argument {flag}: must be {e.expected}, got {e.value!r}", command) from e
+    except FolderError as e:
+        raise UsageError(f"argument --out: {e}", command) from e
+
+
+def report(result: Any, quiet: bool, *, resume: str, use: str, loss: str) -> int:
+    """How a training run ended, and the exit code. `resume`: the command that goes on with it; `use`: what to do with
+    it; `loss`: what the best validation loss is of."""
+    from .._progress import duration
+
+    if result.stopped == "interrupted":
+        print(f"stopped at step {result.step}; saved. To go on:\n  {resume}", file=sys.stderr)
+        return 130
+    why = {"patience": ", no longer improving", "time": ", the time is up"}.get(result.stopped, "")
+    best = ""
+    if result.best_loss is not None:
+        best = f"; best validation loss {result.best_loss:.4f}{loss} at step {result.best_step}"
+    note(f"done{why}: {result.step} steps in {duration(result.seconds)}{best}", quiet)
+    note(use, quiet)
+    return 0
 
 
 def read_config(path: str, names: Mapping[str, str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import Any
 
-from .common import Parser, UsageError, add_run_flags, note, seconds, set_threads
+from .common import Parser, UsageError, add_run_flags, note, options_as_flags, seconds, set_threads
 
 __all__ = ["add_command"]
 
@@ -45,8 +45,8 @@ def add_command(commands: Any) -> None:
 
 def _demo(args: argparse.Namespace) -> int:
     from .._progress import Progress
-    from .._run_folder import FolderError
-    from ..lm.fit import choose, run
+    from ..lm.fit import run
+    from ..lm.options import FitOptions
     from .lm import check_sample_flags, write_samples
 
     started = time.monotonic()
@@ -54,10 +54,8 @@ def _demo(args: argparse.Namespace) -> int:
     if not args.seconds > 0:
         raise UsageError(f"argument --seconds: must be greater than 0, got {args.seconds:g}", "demo")
     given = {**RECIPE, "max_time": args.seconds, "eval_seconds": max(1.0, args.seconds / 4), "seed": args.seed}
-    try:
-        options = choose(given, out=args.out, resume=False, overwrite=args.overwrite)
-    except FolderError as e:
-        raise UsageError(f"argument --out: {e}", "demo") from e
+    with options_as_flags({}, "demo"):
+        options = FitOptions.choose(given, out=args.out, resume=False, overwrite=args.overwrite)
     set_threads(args.threads)
     text, source = _text(args)
     note(f"training for {args.seconds:.0f} seconds on {source}", args.quiet)

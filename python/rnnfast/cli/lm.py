@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, add_run_flags, note, read_config, set_threads, write_config
+from .common import UsageError, add_run_flags, note, options_as_flags, read_config, report, set_threads, write_config
 from .lm_flags import add_train_flags, option_names
 
 __all__ = ["add_commands"]
@@ -55,21 +55,16 @@ def add_commands(commands: Any) -> None:
 def _train(args: argparse.Namespace) -> int:
     started = time.monotonic()
     from .._progress import Progress
-    from .._run_folder import LAST, FolderError
-    from ..lm.fit import choose, run
-    from ..lm.options import OptionError
+    from .._run_folder import LAST
+    from ..lm.fit import run
+    from ..lm.options import FitOptions
 
     names, flags = option_names()
     given = {} if args.config is None else read_config(args.config, names)
     given |= {name: value for name, value in vars(args).items() if name in flags}
     out = _out(args)
-    try:
-        options = choose(given, out=out, resume=args.resume, overwrite=args.overwrite and out is not None)
-    except OptionError as e:
-        flag = flags.get(e.name, e.name)
-        raise UsageError(f"argument {flag}: must be {e.expected}, got {e.value!r}", "lm train") from e
-    except FolderError as e:
-        raise UsageError(f"argument --out: {e}", "lm train") from e
+    with options_as_flags(flags, "lm train"):
+        options = FitOptions.choose(given, out=out, resume=args.resume, overwrite=args.overwrite and out is not None)
     if args.save_config is not None:
         write_config(args.save_config, options.to_dict())
     if out is None:
@@ -80,7 +75,15 @@ def _train(args: argparse.Namespace) -> int:
     progress = Progress(quiet=args.quiet, every=options.print_every)
     where = source if source == "-" else str(Path(source).absolute())
     _, result = run(text, options, out=out, resume=args.resume, progress=progress, started=started, source=where)
-    return _report(result, source, out, options, args.quiet)
+    per = "" if result.best_loss is None else f"{result.best_loss / math.log(2):.3f} bits a {_UNITS[options.level]}"
+    resume = f"rnnfast lm train {shlex.quote(source)} --out {shlex.quote(out)} --resume"
+    return report(
+        result,
+        args.quiet,
+        resume=resume + ("\n  with the same text on standard input" if source == "-" else ""),
+        use=f"to write in this style:\n  rnnfast lm sample {shlex.quote(out)}",
+        loss=f" nats, {per},",
+    )
 
 
 def _out(args: argparse.Namespace) -> str | None:
@@ -94,25 +97,6 @@ def _out(args: argparse.Namespace) -> str | None:
     if args.out is not None:
         return str(args.out)
     return "rnnfast-stdin" if args.text == "-" else f"rnnfast-{Path(args.text).stem}"
-
-
-def _report(result: Any, source: str, out: str, options: Any, quiet: bool) -> int:
-    from .._progress import duration
-
-    if result.stopped == "interrupted":
-        command = f"rnnfast lm train {shlex.quote(source)} --out {shlex.quote(out)} --resume"
-        print(f"stopped at step {result.step}; saved. To go on:\n  {command}", file=sys.stderr)
-        if source == "-":
-            print("  with the same text on standard input", file=sys.stderr)
-        return 130
-    why = {"patience": ", no longer improving", "time": ", the time is up"}.get(result.stopped, "")
-    loss = ""
-    if result.best_loss is not None:
-        per = f"{result.best_loss / math.log(2):.3f} bits a {_UNITS[options.level]}"
-        loss = f"; best validation loss {result.best_loss:.4f} nats, {per}, at step {result.best_step}"
-    note(f"done{why}: {result.step} steps in {duration(result.seconds)}{loss}", quiet)
-    note(f"to write in this style:\n  rnnfast lm sample {shlex.quote(out)}", quiet)
-    return 0
 
 
 def _source_of(last: Path) -> str:

@@ -6,12 +6,11 @@ import argparse
 import json
 import math
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, add_run_flags, note, read_config, set_threads, write_config
+from .common import UsageError, add_run_flags, note, options_as_flags, read_config, report, set_threads, write_config
 from .lm_flags import add_train_flags, option_names
 from .seq2seq_flags import GROUPS
 
@@ -66,18 +65,20 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     started = time.monotonic()
-    from .._options import OptionError
     from .._progress import Progress
-    from .._run_folder import LAST, FolderError
+    from .._run_folder import LAST
     from ..seq2seq.data import read_pairs
-    from ..seq2seq.fit import choose, run
+    from ..seq2seq.fit import run
+    from ..seq2seq.options import Seq2SeqOptions
 
     names, flags = option_names(GROUPS)
     given = {} if args.config is None else read_config(args.config, names)
     given |= {name: value for name, value in vars(args).items() if name in flags}
     out = _out(args)
-    try:
-        options = choose(given, out=out, resume=args.resume, overwrite=args.overwrite and out is not None)
+    with options_as_flags(flags, "seq2seq train"):
+        options = Seq2SeqOptions.choose(
+            given, out=out, resume=args.resume, overwrite=args.overwrite and out is not None
+        )
         if args.save_config is not None:
             write_config(args.save_config, options.to_dict())
         if out is None:
@@ -93,12 +94,13 @@ def _train(args: argparse.Namespace) -> int:
         _, result = run(
             pairs, options, val=held_out, out=out, resume=args.resume, progress=progress, started=started, source=where
         )
-    except OptionError as e:
-        flag = flags.get(e.name, e.name)
-        raise UsageError(f"argument {flag}: must be {e.expected}, got {e.value!r}", "seq2seq train") from e
-    except FolderError as e:
-        raise UsageError(f"argument --out: {e}", "seq2seq train") from e
-    return _report(result, source, out, args.quiet)
+    return report(
+        result,
+        args.quiet,
+        resume=f"rnnfast seq2seq train {shlex.quote(source)} --out {shlex.quote(out)} --resume",
+        use=f"to use it:\n  rnnfast seq2seq translate {shlex.quote(out)}",
+        loss=" nats a token,",
+    )
 
 
 def _out(args: argparse.Namespace) -> str | None:
@@ -126,22 +128,6 @@ def _source_of(last: Path) -> dict[str, Any]:
     if source.get("pairs", "-") == "-" or source.get("val") == "-":
         raise UsageError("FILE must be given: the run's pairs came from standard input", "seq2seq train")
     return dict(source)
-
-
-def _report(result: Any, source: str, out: str, quiet: bool) -> int:
-    from .._progress import duration
-
-    if result.stopped == "interrupted":
-        command = f"rnnfast seq2seq train {shlex.quote(source)} --out {shlex.quote(out)} --resume"
-        print(f"stopped at step {result.step}; saved. To go on:\n  {command}", file=sys.stderr)
-        return 130
-    why = {"patience": ", no longer improving", "time": ", the time is up"}.get(result.stopped, "")
-    loss = ""
-    if result.best_loss is not None:
-        loss = f"; best validation loss {result.best_loss:.4f} nats a token, at step {result.best_step}"
-    note(f"done{why}: {result.step} steps in {duration(result.seconds)}{loss}", quiet)
-    note(f"to use it:\n  rnnfast seq2seq translate {shlex.quote(out)}", quiet)
-    return 0
 
 
 # ---- translate and eval ----

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _run_folder, checkpoint, tbptt
-from .._options import make_clip, make_limits, make_optimizer, make_schedule
+from .._options import make_trainer
 from .._progress import Progress
 from ..train import Result, Trainer
 from .data import split
 from .model import LanguageModel, evaluate_text
-from .options import FitOptions, resumed
+from .options import FitOptions
 from .text import read_text
 from .tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, from_dict
 
-__all__ = ["KIND", "LanguageModelTask", "evaluate_part", "fit", "load", "run"]
+__all__ = ["LanguageModelTask", "evaluate_part", "fit", "load", "run"]
 
-KIND = "language model"
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -47,26 +46,11 @@ def fit(
     """
     if not isinstance(text, str | Path):
         raise TypeError(f"text must be a str, or a Path to a file, got {type(text).__name__}")
-    chosen = choose(options, out=out, resume=resume, overwrite=overwrite)
+    chosen = FitOptions.choose(options, out=out, resume=resume, overwrite=overwrite)
     if isinstance(text, Path):
         text = read_text(text, level=chosen.level)
     progress = Progress(quiet=quiet, every=chosen.print_every)
     return run(text, chosen, out=out, resume=resume, progress=progress)[0]
-
-
-def choose(given: Mapping[str, Any], *, out: str | Path | None, resume: bool, overwrite: bool) -> FitOptions:
-    """The options of a run, checked; and whether its folder may be used so. Nothing is written."""
-    if out is None:
-        if resume or overwrite:
-            raise _run_folder.FolderError(f"{'resume' if resume else 'overwrite'} needs out, the folder of the run")
-        return FitOptions.from_dict(given).validate()
-    _run_folder.check(out, resume=resume, overwrite=overwrite)
-    if not resume:
-        return FitOptions.from_dict(given).validate()
-    path = Path(out, _run_folder.LAST)
-    saved = checkpoint.read_header(path)
-    _require_kind(path, saved)
-    return resumed(saved.get("options", {}), given).validate()
 
 
 def run(
@@ -79,8 +63,8 @@ def run(
     started: float | None = None,
     source: str | None = None,
 ) -> tuple[LanguageModel, Result]:
-    """`fit` with options from `choose`. `started` (time.monotonic()) is when the time that max_time allows began,
-    `source` where the text is from: kept in the checkpoint for whoever resumes the run."""
+    """`fit` with options from `FitOptions.choose`. `started` (time.monotonic()) is when the time that max_time allows
+    began, `source` where the text is from: kept in the checkpoint for whoever resumes the run."""
     if started is None:
         started = time.monotonic()
     tokenizer = _same_text(Path(str(out), _run_folder.LAST), text) if resume else make_tokenizer(text, options)
@@ -91,17 +75,14 @@ def run(
     model = make_model(tokenizer, options)
     options.seed = model.config["seed"]
     task = LanguageModelTask(model, train, val, options, text_hash=_hash(text))
-    trainer = Trainer(
+    trainer = make_trainer(
         task,
-        make_optimizer(options),
-        make_schedule(options),
-        make_limits(options),
-        clip=make_clip(options),
+        options,
+        saved={**options.to_dict(), "source": source},
         out=out,
-        options={**options.to_dict(), "source": source},
         progress=progress,
-        started=started,
         keep_best=len(val) > 0,
+        started=started,
     )
     if resume:
         trainer.resume()
@@ -124,10 +105,10 @@ def load(path: str | Path, *, device: str | None = None) -> LanguageModel:
     the CPU, wherever it was trained, or on `device`."""
     path = _run_folder.checkpoint_in(path)
     arrays, meta = checkpoint.load(path)
-    _require_kind(path, meta)
+    _run_folder.check_kind(path, meta, FitOptions.KIND)
     try:
         model = LanguageModel(**{**meta["task"]["config"], "device": device})
-        model.load_state_dict({k[6:]: v for k, v in arrays.items() if k.startswith("model.")})
+        model.load_state_dict(_run_folder.weights_in(arrays))
         model.tokenizer = from_dict(meta["task"]["tokenizer"])
     except (KeyError, TypeError, ValueError) as e:
         raise checkpoint.CheckpointError(f"{path}: the language model in it cannot be made: {e}") from e
@@ -211,7 +192,7 @@ class LanguageModelTask:
     def describe(self) -> dict[str, Any]:
         o = self.options
         return {
-            "kind": KIND,
+            "kind": FitOptions.KIND,
             "config": self.module.config,
             "tokenizer": None if self.module.tokenizer is None else self.module.tokenizer.to_dict(),
             "text": {"sha256": self.text_hash, "tokens": len(self.train) + len(self.val)},
@@ -266,7 +247,7 @@ def make_model(tokenizer: Tokenizer, o: FitOptions) -> LanguageModel:
 def _same_text(path: Path, text: str) -> Tokenizer:
     """The tokenizer of the run that `path` is of, if it was on this text."""
     meta = checkpoint.read_header(path)
-    _require_kind(path, meta)
+    _run_folder.check_kind(path, meta, FitOptions.KIND)
     try:
         there, tokenizer = meta["task"]["text"], from_dict(meta["task"]["tokenizer"])
     except (KeyError, ValueError) as e:
@@ -277,12 +258,6 @@ def _same_text(path: Path, text: str) -> Tokenizer:
             f"{there['sha256'][:12]}…), got one of {len(text)} characters, sha256 {_hash(text)[:12]}…"
         )
     return tokenizer
-
-
-def _require_kind(path: Path, meta: Mapping[str, Any]) -> None:
-    kind = meta.get("task", meta).get("kind", "something else")
-    if kind != KIND:
-        raise checkpoint.CheckpointError(f"{path} must be a checkpoint of a {KIND}, got one of {kind}")
 
 
 def _hash(text: str) -> str:

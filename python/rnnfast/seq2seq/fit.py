@@ -12,19 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _run_folder, checkpoint
-from .._options import OptionError, make_clip, make_limits, make_optimizer, make_schedule
+from .._options import OptionError, make_trainer
 from .._progress import Progress
 from ..batches import Bucketed
 from ..lm.tokenizer import from_dict
-from ..train import Result, Trainer
+from ..train import Result
 from .data import Pair, encode, make_tokenizers, read_pairs, split_pairs
 from .evaluate import score
 from .model import Seq2Seq
-from .options import Seq2SeqOptions, resumed
+from .options import Seq2SeqOptions
 
-__all__ = ["KIND", "Seq2SeqTask", "choose", "evaluate_pairs", "fit", "load", "run"]
+__all__ = ["Seq2SeqTask", "evaluate_pairs", "fit", "load", "run"]
 
-KIND = "sequence to sequence model"
 Arrays = dict[str, NDArray[Any]]
 Pairs = Path | Iterable[Sequence[str]]
 _SCORED = 2000  # pairs of the validation part that are translated at an evaluation
@@ -49,25 +48,10 @@ def fit(
     model has the weights of the best validation loss (without a validation part, the last ones). Ctrl-C ends the
     training and returns the model so far.
     """
-    chosen = choose(options, out=out, resume=resume, overwrite=overwrite)
+    chosen = Seq2SeqOptions.choose(options, out=out, resume=resume, overwrite=overwrite)
     progress = Progress(quiet=quiet, every=chosen.print_every)
     held_out = None if val is None else read_pairs(val)
     return run(read_pairs(pairs), chosen, val=held_out, out=out, resume=resume, progress=progress)[0]
-
-
-def choose(given: Mapping[str, Any], *, out: str | Path | None, resume: bool, overwrite: bool) -> Seq2SeqOptions:
-    """The options of a run, checked; and whether its folder may be used so. Nothing is written."""
-    if out is None:
-        if resume or overwrite:
-            raise _run_folder.FolderError(f"{'resume' if resume else 'overwrite'} needs out, the folder of the run")
-        return Seq2SeqOptions.from_dict(given).validate()
-    _run_folder.check(out, resume=resume, overwrite=overwrite)
-    if not resume:
-        return Seq2SeqOptions.from_dict(given).validate()
-    path = Path(out, _run_folder.LAST)
-    saved = checkpoint.read_header(path)
-    _require_kind(path, saved)
-    return resumed(saved.get("options", {}), given).validate()
 
 
 def run(
@@ -81,8 +65,9 @@ def run(
     started: float | None = None,
     source: Mapping[str, Any] | None = None,
 ) -> tuple[Seq2Seq, Result]:
-    """`fit` with pairs from `read_pairs` and options from `choose`. `started` (time.monotonic()) is when the time that
-    max_time allows began, `source` where the pairs are from: kept in the checkpoint for whoever resumes the run."""
+    """`fit` with pairs from `read_pairs` and options from `Seq2SeqOptions.choose`. `started` (time.monotonic()) is when
+    the time that max_time allows began, `source` where the pairs are from: kept in the checkpoint for whoever resumes
+    the run."""
     started = time.monotonic() if started is None else started
     train, held_out = split_pairs(pairs, options.val_frac) if val is None else (list(pairs), list(val))
     if not held_out and (options.patience is not None or options.schedule == "plateau"):
@@ -98,17 +83,14 @@ def run(
     model = make_model(tokenizers, options)
     options.seed = model.config["seed"]
     task = Seq2SeqTask(model, train, held_out, options)
-    trainer = Trainer(
+    trainer = make_trainer(
         task,
-        make_optimizer(options),
-        make_schedule(options),
-        make_limits(options),
-        clip=make_clip(options),
+        options,
+        saved={**options.to_dict(), "source": source},
         out=out,
-        options={**options.to_dict(), "source": source},
         progress=progress,
-        started=started,
         keep_best=bool(held_out),
+        started=started,
     )
     if resume:
         trainer.resume()
@@ -128,14 +110,14 @@ def load(path: str | Path) -> Seq2Seq:
     """The model in a checkpoint (of a folder: in its best checkpoint, else its last), with its tokenizers."""
     path = _run_folder.checkpoint_in(path)
     arrays, meta = checkpoint.load(path)
-    _require_kind(path, meta)
+    _run_folder.check_kind(path, meta, Seq2SeqOptions.KIND)
     try:
         model = Seq2Seq(**meta["task"]["config"])
-        model.load_state_dict({k[6:]: v for k, v in arrays.items() if k.startswith("model.")})
+        model.load_state_dict(_run_folder.weights_in(arrays))
         source, target = (from_dict(t) for t in meta["task"]["tokenizers"])
         model.tokenizers = source, target
     except (KeyError, TypeError, ValueError) as e:
-        raise checkpoint.CheckpointError(f"{path}: the {KIND} in it cannot be made: {e}") from e
+        raise checkpoint.CheckpointError(f"{path}: the {Seq2SeqOptions.KIND} in it cannot be made: {e}") from e
     return model
 
 
@@ -226,7 +208,7 @@ class Seq2SeqTask:
     def describe(self) -> dict[str, Any]:
         assert self.module.tokenizers is not None
         return {
-            "kind": KIND,
+            "kind": Seq2SeqOptions.KIND,
             "config": self.module.config,
             "tokenizers": [t.to_dict() for t in self.module.tokenizers],
             "pairs": {"sha256": self.hash, "train": len(self.targets), "validation": len(self.val_targets)},
@@ -265,9 +247,3 @@ def make_model(tokenizers: tuple[Any, Any], o: Seq2SeqOptions) -> Seq2Seq:
     )
     model.tokenizers = source, target
     return model
-
-
-def _require_kind(path: Path, meta: Mapping[str, Any]) -> None:
-    kind = meta.get("task", meta).get("kind", "something else")
-    if kind != KIND:
-        raise checkpoint.CheckpointError(f"{path} must be a checkpoint of a {KIND}, got one of {kind}")

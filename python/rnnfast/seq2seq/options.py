@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from .._options import (
     BELOW_1,
@@ -13,94 +11,15 @@ from .._options import (
     FLAG,
     TRAINING_CHECKS,
     Check,
-    OptionError,
-    TrainingOptions,
+    RunOptions,
     check_options,
     one_of,
     optional,
-    plain,
 )
 from .attention import KINDS
 from .data import LEVELS
 
-__all__ = ["FROZEN", "Seq2SeqOptions", "resumed"]
-
-
-@dataclass
-class Seq2SeqOptions(TrainingOptions):
-    """The options of `fit`, the `rnnfast seq2seq train` flags and the keys of its `--config` file; None is "not used"
-    or "chosen for you"."""
-
-    batch_size: int = 64
-    # the texts
-    level: str = "char"
-    target_level: str | None = None  # as level
-    min_count: int = 1
-    share_vocabulary: bool = False
-    # the model
-    cell: str = "lstm"
-    nonlinearity: str = "tanh"
-    hidden_size: int = 256
-    num_layers: int = 1
-    embedding_size: int | None = None
-    bidirectional: bool = True
-    encoder_size: int | None = None
-    encoder_layers: int | None = None
-    attention: str | None = "general"
-    attention_size: int | None = None
-    bridge: bool = False
-    dropout: float = 0.0
-    dtype: str = "float32"
-    compute_dtype: str | None = None
-    # the loss
-    label_smoothing: float = 0.0
-    scheduled_sampling: float = 0.0
-    scheduled_sampling_steps: int = 0  # in which it rises from 0
-    # what happens on the way
-    print_every: int | None = None
-    samples: int = 3
-
-    def validate(self) -> Seq2SeqOptions:
-        def require(name: str, met: bool, expected: str) -> None:
-            if not met:
-                raise OptionError(name, expected, getattr(self, name))
-
-        check_options(self, _CHECKS, validates=True)  # fit sees whether there is a validation part
-        alike = not self.share_vocabulary or self.target_level in (None, self.level)
-        require("target_level", alike, f"{self.level!r} as the sources' for a shared vocabulary")
-        wider = "bfloat16" if self.dtype == "float32" else None
-        computes = self.compute_dtype in (None, self.dtype, wider)
-        require("compute_dtype", computes, f"None or {self.dtype!r} where dtype is {self.dtype!r}")
-        return self
-
-    def to_dict(self) -> dict[str, Any]:
-        return plain(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Seq2SeqOptions:
-        known = [f.name for f in fields(cls)]
-        for name, value in values.items():
-            if name not in known:
-                raise OptionError(name, f"left out: there is no such option (there are: {', '.join(known)})", value)
-        return cls(**values)
-
-
-# What the run's other steps, or the weights, are made of: it cannot change half-way.
-FROZEN = (
-    *("level", "target_level", "min_count", "share_vocabulary", "val_frac", "cell", "nonlinearity", "hidden_size"),
-    *("num_layers", "embedding_size", "bidirectional", "encoder_size", "encoder_layers", "attention", "attention_size"),
-    *("bridge", "dropout", "dtype", "compute_dtype", "seed", "batch_size", "optimizer"),
-)
-
-
-def resumed(saved: Mapping[str, Any], given: Mapping[str, Any]) -> Seq2SeqOptions:
-    """The options of a resumed run: those that it was started with, and over them those that are given now."""
-    for name in FROZEN:
-        if name in given and name in saved and given[name] != saved[name]:
-            raise OptionError(name, f"{saved[name]!r} as in the run that is resumed", given[name])
-    known = {f.name for f in fields(Seq2SeqOptions)}
-    return Seq2SeqOptions.from_dict({**{k: v for k, v in saved.items() if k in known}, **given})
-
+__all__ = ["Seq2SeqOptions"]
 
 _PART: Check = (
     "a number from 0 to 1",
@@ -133,3 +52,50 @@ _CHECKS: dict[str, Check] = {
     "print_every": optional(COUNT),
     "samples": COUNT_OR_0,
 }
+
+
+@dataclass
+class Seq2SeqOptions(RunOptions):
+    """The options of `fit`, the `rnnfast seq2seq train` flags and the keys of its `--config` file; None is "not used"
+    or "chosen for you"."""
+
+    KIND = "sequence to sequence model"
+    CHECKS = _CHECKS
+    FROZEN = (
+        *("level", "target_level", "min_count", "share_vocabulary", "val_frac", "cell", "nonlinearity", "hidden_size"),
+        *("num_layers", "embedding_size", "bidirectional", "encoder_size", "encoder_layers", "attention"),
+        *("attention_size", "bridge", "dropout", "dtype", "compute_dtype", "seed", "batch_size", "optimizer"),
+    )
+
+    batch_size: int = 64
+    # the texts
+    level: str = "char"
+    target_level: str | None = None  # as level
+    min_count: int = 1
+    share_vocabulary: bool = False
+    # the model
+    cell: str = "lstm"
+    nonlinearity: str = "tanh"
+    hidden_size: int = 256
+    num_layers: int = 1
+    embedding_size: int | None = None
+    bidirectional: bool = True
+    encoder_size: int | None = None
+    encoder_layers: int | None = None
+    attention: str | None = "general"
+    attention_size: int | None = None
+    bridge: bool = False
+    dropout: float = 0.0
+    # the loss
+    label_smoothing: float = 0.0
+    scheduled_sampling: float = 0.0
+    scheduled_sampling_steps: int = 0  # in which it rises from 0
+    # what happens on the way
+    print_every: int | None = None
+    samples: int = 3
+
+    def validate(self) -> Seq2SeqOptions:
+        check_options(self, self.CHECKS, validates=True)  # fit sees whether there is a validation part
+        alike = not self.share_vocabulary or self.target_level in (None, self.level)
+        self.require("target_level", alike, f"{self.level!r} as the sources' for a shared vocabulary")
+        return super().validate()
