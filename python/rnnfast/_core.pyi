@@ -1,6 +1,6 @@
 # The compiled module. Its arguments are checked by the Python code that calls it.
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +8,11 @@ from numpy.typing import NDArray
 _F32 = NDArray[np.float32]
 _F64 = NDArray[np.float64]
 _Ids = NDArray[np.int32]
+_Array = TypeVar("_Array")
+_Packed = TypeVar("_Packed")
+_Cache = TypeVar("_Cache")
+_Stepper = TypeVar("_Stepper")
+_Linear = TypeVar("_Linear")
 
 # --- bind_system.cpp
 
@@ -26,15 +31,19 @@ def read_bandwidth(nbytes: int, threads: int, seconds: float) -> float: ...
 def exchange_time(seconds: float) -> float: ...
 def math_test(name: str, x: NDArray[Any]) -> NDArray[Any]: ...
 
-# --- bind_rnn.cpp
+# --- bind_rnn.cpp: classes of a name and, behind it, a type of numbers: float32, float64, or products of bf16 pairs
 
-class PackedRnn32:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by Rnn32 alone
+class _PackedRnn:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by pack() alone
     @property
     def nbytes(self) -> int: ...
 
-class RnnCache32:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by Rnn32 alone
+class PackedRnn32(_PackedRnn): ...
+class PackedRnn64(_PackedRnn): ...
+class PackedRnnBf16(_PackedRnn): ...
+
+class _RnnCache:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by forward() alone
     @property
     def used(self) -> bool: ...
     @property
@@ -42,14 +51,22 @@ class RnnCache32:
     @property
     def nbytes(self) -> int: ...
 
-class RnnStepper32:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by Rnn32 alone
+class RnnCache32(_RnnCache): ...
+class RnnCache64(_RnnCache): ...
+class RnnCacheBf16(_RnnCache): ...
+
+class _RnnStepper(Generic[_Array]):
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by stepper() alone
     def step(self, x: object, out: object = None) -> Any: ...
-    def get_state(self, k: int) -> _F32: ...
-    def set_state(self, k: int, state: _F32 | None) -> None: ...
+    def get_state(self, k: int) -> _Array: ...
+    def set_state(self, k: int, state: _Array | None) -> None: ...
     def reset_row(self, row: int) -> None: ...
 
-class Rnn32:
+class RnnStepper32(_RnnStepper[_F32]): ...
+class RnnStepper64(_RnnStepper[_F64]): ...
+class RnnStepperBf16(_RnnStepper[_F32]): ...
+
+class _Rnn(Generic[_Array, _Packed, _Cache, _Stepper]):
     def __init__(
         self,
         cell: str,
@@ -58,172 +75,58 @@ class Rnn32:
         layers: int,
         directions: int,
         recompute: bool,
-        params: list[_F32 | None],
-        grads: list[_F32 | None],
+        params: list[_Array | None],
+        grads: list[_Array | None],
     ) -> None: ...
-    def pack(self) -> PackedRnn32: ...
+    def pack(self) -> _Packed: ...
     def forward(
         self,
-        x: _F32 | None,
+        x: _Array | None,
         tokens: _Ids | None,
         batch_first: bool,
-        state: list[_F32 | None],
+        state: list[_Array | None],
         lengths: _Ids | None,
         reset: NDArray[np.bool_] | None,
         keep: bool,
         dropout: float,
         seed: int,
         step: int,
-        packed: PackedRnn32 | None,
+        packed: _Packed | None,
         threads: int,
-    ) -> tuple[_F32, tuple[_F32, ...], RnnCache32 | None]: ...
+    ) -> tuple[_Array, tuple[_Array, ...], _Cache | None]: ...
     def backward(
         self,
-        cache: RnnCache32,
-        dy: _F32 | None,
-        dstate: list[_F32 | None],
+        cache: _Cache,
+        dy: _Array | None,
+        dstate: list[_Array | None],
         want_dx: bool,
         want_dstate0: bool,
         keep: bool,
         threads: int,
-    ) -> tuple[_F32 | None, tuple[_F32, ...]]: ...
-    def stepper(self, packed: PackedRnn32, batch: int, threads: int) -> RnnStepper32: ...
+    ) -> tuple[_Array | None, tuple[_Array, ...]]: ...
+    def stepper(self, packed: _Packed, batch: int, threads: int) -> _Stepper: ...
 
-class PackedRnn64:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by Rnn64 alone
-    @property
-    def nbytes(self) -> int: ...
-
-class RnnCache64:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by Rnn64 alone
-    @property
-    def used(self) -> bool: ...
-    @property
-    def shape(self) -> tuple[int, int]: ...
-    @property
-    def nbytes(self) -> int: ...
-
-class RnnStepper64:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by Rnn64 alone
-    def step(self, x: object, out: object = None) -> Any: ...
-    def get_state(self, k: int) -> _F64: ...
-    def set_state(self, k: int, state: _F64 | None) -> None: ...
-    def reset_row(self, row: int) -> None: ...
-
-class Rnn64:
-    def __init__(
-        self,
-        cell: str,
-        input: int,
-        hidden: int,
-        layers: int,
-        directions: int,
-        recompute: bool,
-        params: list[_F64 | None],
-        grads: list[_F64 | None],
-    ) -> None: ...
-    def pack(self) -> PackedRnn64: ...
-    def forward(
-        self,
-        x: _F64 | None,
-        tokens: _Ids | None,
-        batch_first: bool,
-        state: list[_F64 | None],
-        lengths: _Ids | None,
-        reset: NDArray[np.bool_] | None,
-        keep: bool,
-        dropout: float,
-        seed: int,
-        step: int,
-        packed: PackedRnn64 | None,
-        threads: int,
-    ) -> tuple[_F64, tuple[_F64, ...], RnnCache64 | None]: ...
-    def backward(
-        self,
-        cache: RnnCache64,
-        dy: _F64 | None,
-        dstate: list[_F64 | None],
-        want_dx: bool,
-        want_dstate0: bool,
-        keep: bool,
-        threads: int,
-    ) -> tuple[_F64 | None, tuple[_F64, ...]]: ...
-    def stepper(self, packed: PackedRnn64, batch: int, threads: int) -> RnnStepper64: ...
-
-class PackedRnnBf16:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by RnnBf16 alone
-    @property
-    def nbytes(self) -> int: ...
-
-class RnnCacheBf16:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by RnnBf16 alone
-    @property
-    def used(self) -> bool: ...
-    @property
-    def shape(self) -> tuple[int, int]: ...
-    @property
-    def nbytes(self) -> int: ...
-
-class RnnStepperBf16:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by RnnBf16 alone
-    def step(self, x: object, out: object = None) -> Any: ...
-    def get_state(self, k: int) -> _F32: ...
-    def set_state(self, k: int, state: _F32 | None) -> None: ...
-    def reset_row(self, row: int) -> None: ...
-
-class RnnBf16:
-    def __init__(
-        self,
-        cell: str,
-        input: int,
-        hidden: int,
-        layers: int,
-        directions: int,
-        recompute: bool,
-        params: list[_F32 | None],
-        grads: list[_F32 | None],
-    ) -> None: ...
-    def pack(self) -> PackedRnnBf16: ...
-    def forward(
-        self,
-        x: _F32 | None,
-        tokens: _Ids | None,
-        batch_first: bool,
-        state: list[_F32 | None],
-        lengths: _Ids | None,
-        reset: NDArray[np.bool_] | None,
-        keep: bool,
-        dropout: float,
-        seed: int,
-        step: int,
-        packed: PackedRnnBf16 | None,
-        threads: int,
-    ) -> tuple[_F32, tuple[_F32, ...], RnnCacheBf16 | None]: ...
-    def backward(
-        self,
-        cache: RnnCacheBf16,
-        dy: _F32 | None,
-        dstate: list[_F32 | None],
-        want_dx: bool,
-        want_dstate0: bool,
-        keep: bool,
-        threads: int,
-    ) -> tuple[_F32 | None, tuple[_F32, ...]]: ...
-    def stepper(self, packed: PackedRnnBf16, batch: int, threads: int) -> RnnStepperBf16: ...
+class Rnn32(_Rnn[_F32, PackedRnn32, RnnCache32, RnnStepper32]): ...
+class Rnn64(_Rnn[_F64, PackedRnn64, RnnCache64, RnnStepper64]): ...
+class RnnBf16(_Rnn[_F32, PackedRnnBf16, RnnCacheBf16, RnnStepperBf16]): ...
 
 # --- bind_tensors.cpp: tensors of PyTorch, as objects
 
 class Tensors:
     def __init__(self, torch: object, functions: object) -> None: ...
 
-class TensorCache32:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by TensorRnn32 alone
+class _TensorCache:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by forward() alone
 
-class TensorRnn32:
+class TensorCache32(_TensorCache): ...
+class TensorCache64(_TensorCache): ...
+class TensorCacheBf16(_TensorCache): ...
+
+class _TensorRnn(Generic[_Packed]):
     def __init__(self, tensors: Tensors, network: object) -> None: ...
     @property
     def network(self) -> Any: ...
-    def pack(self, weights: Sequence[Any]) -> PackedRnn32 | None: ...
+    def pack(self, weights: Sequence[Any]) -> _Packed | None: ...
     def forward(
         self,
         x: object,
@@ -231,88 +134,36 @@ class TensorRnn32:
         weights: Sequence[Any],
         given: tuple[Any, Any, Any],
         keep: bool,
-        packed: PackedRnn32 | None,
+        packed: _Packed | None,
     ) -> tuple[Any, ...] | None: ...
     def backward(
         self, place: object, slopes: Sequence[Any], sources: Sequence[Any], wanted: Sequence[bool], keep: bool
     ) -> tuple[Any, ...] | bool | None: ...
 
-class TensorCache64:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by TensorRnn64 alone
-
-class TensorRnn64:
-    def __init__(self, tensors: Tensors, network: object) -> None: ...
-    @property
-    def network(self) -> Any: ...
-    def pack(self, weights: Sequence[Any]) -> PackedRnn64 | None: ...
-    def forward(
-        self,
-        x: object,
-        state: Sequence[Any],
-        weights: Sequence[Any],
-        given: tuple[Any, Any, Any],
-        keep: bool,
-        packed: PackedRnn64 | None,
-    ) -> tuple[Any, ...] | None: ...
-    def backward(
-        self, place: object, slopes: Sequence[Any], sources: Sequence[Any], wanted: Sequence[bool], keep: bool
-    ) -> tuple[Any, ...] | bool | None: ...
-
-class TensorCacheBf16:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # made by TensorRnnBf16 alone
-
-class TensorRnnBf16:
-    def __init__(self, tensors: Tensors, network: object) -> None: ...
-    @property
-    def network(self) -> Any: ...
-    def pack(self, weights: Sequence[Any]) -> PackedRnnBf16 | None: ...
-    def forward(
-        self,
-        x: object,
-        state: Sequence[Any],
-        weights: Sequence[Any],
-        given: tuple[Any, Any, Any],
-        keep: bool,
-        packed: PackedRnnBf16 | None,
-    ) -> tuple[Any, ...] | None: ...
-    def backward(
-        self, place: object, slopes: Sequence[Any], sources: Sequence[Any], wanted: Sequence[bool], keep: bool
-    ) -> tuple[Any, ...] | bool | None: ...
+class TensorRnn32(_TensorRnn[PackedRnn32]): ...
+class TensorRnn64(_TensorRnn[PackedRnn64]): ...
+class TensorRnnBf16(_TensorRnn[PackedRnnBf16]): ...
 
 # --- bind_ops.cpp
 
-class PackedLinear32:
-    def __init__(self, weight: _F32, bias: _F32 | None, backward: bool, threads: int) -> None: ...
-    def forward(self, x: _F32, threads: int) -> _F32: ...
-    def backward(self, dy: _F32, x: _F32, dweight: _F32, dbias: _F32 | None, threads: int) -> _F32: ...
+class _PackedLinear(Generic[_Array]):
+    def __init__(self, weight: _Array, bias: _Array | None, backward: bool, threads: int) -> None: ...
+    def forward(self, x: _Array, threads: int) -> _Array: ...
+    def backward(self, dy: _Array, x: _Array, dweight: _Array, dbias: _Array | None, threads: int) -> _Array: ...
 
-class PackedLinear64:
-    def __init__(self, weight: _F64, bias: _F64 | None, backward: bool, threads: int) -> None: ...
-    def forward(self, x: _F64, threads: int) -> _F64: ...
-    def backward(self, dy: _F64, x: _F64, dweight: _F64, dbias: _F64 | None, threads: int) -> _F64: ...
+class PackedLinear32(_PackedLinear[_F32]): ...
+class PackedLinear64(_PackedLinear[_F64]): ...
 
-class Sampler32:
-    def __init__(self, stepper: RnnStepper32, embedding: _F32 | None, output: PackedLinear32, threads: int) -> None: ...
+class _Sampler(Generic[_Stepper, _Array, _Linear]):
+    def __init__(self, stepper: _Stepper, embedding: _Array | None, output: _Linear, threads: int) -> None: ...
     def prime(self, tokens: _Ids) -> None: ...
     def sample(
         self, length: int, temperature: float, top_k: int, top_p: float, seed: int, start: int
     ) -> NDArray[np.int64]: ...
 
-class Sampler64:
-    def __init__(self, stepper: RnnStepper64, embedding: _F64 | None, output: PackedLinear64, threads: int) -> None: ...
-    def prime(self, tokens: _Ids) -> None: ...
-    def sample(
-        self, length: int, temperature: float, top_k: int, top_p: float, seed: int, start: int
-    ) -> NDArray[np.int64]: ...
-
-class SamplerBf16:
-    def __init__(
-        self, stepper: RnnStepperBf16, embedding: _F32 | None, output: PackedLinear32, threads: int
-    ) -> None: ...
-    def prime(self, tokens: _Ids) -> None: ...
-    def sample(
-        self, length: int, temperature: float, top_k: int, top_p: float, seed: int, start: int
-    ) -> NDArray[np.int64]: ...
+class Sampler32(_Sampler[RnnStepper32, _F32, PackedLinear32]): ...
+class Sampler64(_Sampler[RnnStepper64, _F64, PackedLinear64]): ...
+class SamplerBf16(_Sampler[RnnStepperBf16, _F32, PackedLinear32]): ...
 
 class OptimiserStep:
     def __init__(
