@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -109,19 +110,15 @@ class SequenceModel(Module):
     ) -> tuple[Array, Any]:
         """As a call, with dropout, and with the cache that backward needs; `rng` moves on by T steps."""
         rng = self.rng if rng is None else rng
-        seed, step = rng.seed, rng.step
-
-        def at() -> CounterRng:  # every dropout of these T steps starts from the same step; their streams differ
-            return CounterRng(seed, step)
-
+        # Every dropout of these T steps starts from the same step; their streams differ.
         embedding = drop_in = None
         if self.embedding is not None:
             x, embedding = self.embedding.forward(x)
-            x, drop_in = self.drop_in.forward(x, training=training, rng=at())
-        y, state, rnn = self.rnn.forward(x, lengths=lengths, training=training, rng=at())
+            x, drop_in = self.drop_in.forward(x, training=training, rng=copy(rng))
+        y, state, rnn = self.rnn.forward(x, lengths=lengths, training=training, rng=copy(rng))
         features, pooled = self._pool(y, state, lengths)
         steps = features.reshape(-1, *features.shape[-2:])  # (1, B, n) if pooled
-        dropped, drop_out = self.drop_out.forward(steps, training=training, rng=at())
+        dropped, drop_out = self.drop_out.forward(steps, training=training, rng=copy(rng))
         outputs, output = self.output.forward(dropped.reshape(features.shape))
         if training:
             rng.step += len(y)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from copy import copy
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -208,17 +209,13 @@ class LanguageModel(Module):
         rng = self.rng if rng is None else rng
         if not isinstance(rng, CounterRng):
             raise TypeError(f"rng must be a rnnfast.random.CounterRng or None, got {rng!r}")
-        seed, step = rng.seed, rng.step
-
-        def at() -> CounterRng:  # every dropout of these T steps starts from the same step; their streams differ
-            return CounterRng(seed, step)
-
+        # Every dropout of these T steps starts from the same step; their streams differ.
         embedding = drop_in = None
         if self.embedding is not None:
             x, embedding = self.embedding.forward(x)
-            x, drop_in = self.drop_in.forward(x, training=training, rng=at())
-        y, state, rnn = self.rnn.forward(x, state, reset=reset, training=training, rng=at())
-        y, drop_out = self.drop_out.forward(y, training=training, rng=at())
+            x, drop_in = self.drop_in.forward(x, training=training, rng=copy(rng))
+        y, state, rnn = self.rnn.forward(x, state, reset=reset, training=training, rng=copy(rng))
+        y, drop_out = self.drop_out.forward(y, training=training, rng=copy(rng))
         if training:
             rng.step += len(x)
         return y, state, _Cache(embedding, drop_in, rnn, drop_out)

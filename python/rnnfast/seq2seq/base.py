@@ -21,7 +21,7 @@ from .search import Hypothesis, SearchOptions, pack, search
 if TYPE_CHECKING:
     from .decoder import Decoder
 
-__all__ = ["Beginning", "SequenceModel", "Targets", "read_tokens", "side_by_side"]
+__all__ = ["Beginning", "SequenceGenerator", "Targets", "read_tokens", "side_by_side"]
 
 Array = NDArray[Any]
 State = Any
@@ -51,7 +51,7 @@ class Targets(NamedTuple):
         return result
 
 
-class SequenceModel(Module):
+class SequenceGenerator(Module):
     """Base of Decoder and Seq2Seq.
 
     A *condition* is what sequences are made from: vectors (B, N) for a Decoder, a list of B sources for a Seq2Seq.

@@ -21,7 +21,7 @@ from ..dense import Dropout, Embedding, Linear
 from ..module import Module
 from ..random import CounterRng, fresh_seed
 from .attention import Attention
-from .base import Beginning, SequenceModel, Targets
+from .base import Beginning, SequenceGenerator, Targets
 from .encoder import Encoder
 
 __all__ = ["Decoder"]
@@ -37,12 +37,12 @@ class _Cache(NamedTuple):
     drop: Any
 
 
-class Decoder(SequenceModel):
+class Decoder(SequenceGenerator):
     """Generates sequences of tokens 0 .. V - 1.
 
     Alone it turns vectors into sequences: train_step(vectors, targets, optimizer), evaluate, generate(vectors), see
-    SequenceModel; vectors are (B, vector_size) numbers. The state that it begins with is tanh(W vector + b). Without
-    vector_size it begins with a state that is given: (L, B, H), for an LSTM a pair (h, c).
+    SequenceGenerator; vectors are (B, vector_size) numbers. The state that it begins with is tanh(W vector + b).
+    Without vector_size it begins with a state that is given: (L, B, H), for an LSTM a pair (h, c).
 
     Args:
         vocab_size: V.

@@ -15,7 +15,7 @@ from ..batches import pad
 from ..dense import Embedding
 from ..lm.tokenizer import Tokenizer
 from ..random import fresh_seed
-from .base import Beginning, SequenceModel, read_tokens
+from .base import Beginning, SequenceGenerator, read_tokens
 from .decoder import Decoder
 from .encoder import Encoder
 
@@ -25,8 +25,8 @@ Array = NDArray[Any]
 State = Any
 
 
-class Seq2Seq(SequenceModel):
-    """Sequences into sequences: see SequenceModel for training, evaluation and search.
+class Seq2Seq(SequenceGenerator):
+    """Sequences into sequences: see SequenceGenerator for training, evaluation and search.
 
     Sources are a list of sequences of tokens 0 .. source_size - 1; or, where `embedding_size` is None, of numbers
     (n, source_size). Each has at least one step.
