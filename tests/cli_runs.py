@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rnnfast import checkpoint
 from rnnfast.cli import main
+from test_train import comparable
 
 VERSE = "{n} bottles of beer on the wall, {n} bottles of beer.\nTake one down, pass it around!\n"
 TEXT = "".join(VERSE.format(n=n) for n in range(60))
@@ -27,6 +29,11 @@ def train(folder, *flags, text=TEXT, small=SMALL):
     out = Path(folder, "run")
     assert main(["lm", "train", text_file(folder, text), "--out", str(out), *small, "--quiet", *flags]) == 0
     return out
+
+
+def state(path):
+    """All of a checkpoint but the clock."""
+    return comparable(checkpoint.load(path))
 
 
 def command(*words):

