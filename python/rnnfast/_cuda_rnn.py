@@ -20,8 +20,8 @@ __all__ = ["DeviceRnn"]
 class DeviceCache:
     """What backward needs beside the compiled cache."""
 
-    def __init__(self, core: Any, kind: Kind, tokens: bool, params: Any) -> None:
-        self.core, self.kind, self.tokens, self.params = core, kind, tokens, params
+    def __init__(self, core: Any, kind: Kind, tokens: bool) -> None:
+        self.core, self.kind, self.tokens = core, kind, tokens
 
     @property
     def used(self) -> bool:
@@ -99,13 +99,15 @@ class DeviceRnn:
         return [self.floats(n, part, shape, kind) for n, part in zip(names, parts, strict=True)]
 
     def forward(
-        self, seq: Sequences, kind: Kind, batch_first: bool, state: list[DeviceArray | None], keep: bool,
-        dropout: float, rng: CounterRng | None, frozen: list[DeviceArray | None] | None,
+        self, seq: Sequences, kind: Kind, form: str, state: list[DeviceArray | None], keep: bool,
+        dropout: float, rng: CounterRng | None, params: list[DeviceArray | None] | None,
     ) -> tuple[DeviceArray, list[DeviceArray], DeviceCache | None]:  # fmt: skip
-        params = self._params if frozen is None else frozen
+        """`form`: how rows lie in x and y, "sequences" (T, B), "batch first" or "packed" (as in a PackedSequence);
+        `params`: others than the layer's own."""
+        params = self._params if params is None else params
         y = kind.empty((*seq.leading, self._width))
         last = [kind.empty((self._rows, seq.batch, self._hidden)) for _ in range(self._states)]
-        if seq.lengths is not None:
+        if seq.padded:
             cuda._cuda.fill(y.address, 0, y.nbytes, kind.stream)
         core = self._core.forward(
             _addresses(params),
@@ -113,7 +115,7 @@ class DeviceRnn:
             seq.x.address if seq.tokens else 0,
             seq.steps,
             seq.batch,
-            batch_first and not seq.unbatched,
+            form,
             _addresses(state),
             seq.lengths,
             seq.reset,
@@ -127,20 +129,21 @@ class DeviceRnn:
             kind.stream,
             kind.allocate,
         )
-        return y, last, DeviceCache(core, kind, seq.tokens, params) if keep else None
+        return y, last, DeviceCache(core, kind, seq.tokens) if keep else None
 
     def backward(
         self, cache: DeviceCache, kind: Kind, seq: Sequences, dy: DeviceArray | None, dstate: list[DeviceArray | None],
-        want_dx: bool, want_dstate0: bool, keep: bool,
+        want_dx: bool, want_dstate0: bool, keep: bool, grads: list[DeviceArray | None] | None = None,
     ) -> tuple[DeviceArray | None, list[DeviceArray]]:  # fmt: skip
+        """`grads`: what those of the parameters are added to, if others than the layer's own."""
         dx = kind.empty((*seq.leading, self._input)) if want_dx and not cache.tokens else None
-        if dx is not None and seq.lengths is not None:
+        if dx is not None and seq.padded:
             cuda._cuda.fill(dx.address, 0, dx.nbytes, kind.stream)
         count = self._states if want_dstate0 else 0
         first = [kind.empty((self._rows, seq.batch, self._hidden)) for _ in range(count)]
         self._core.backward(
             cache.core,
-            _addresses(self._grads),
+            _addresses(self._grads if grads is None else grads),
             0 if dy is None else dy.address,
             _addresses(dstate),
             0 if dx is None else dx.address,

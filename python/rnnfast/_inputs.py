@@ -67,9 +67,14 @@ class Sequences(NamedTuple):
     steps: int
     batch: int
     unbatched: bool
-    leading: tuple[int, int]  # the first two axes of x
+    leading: tuple[int, ...]  # the first two axes of x; the one of packed rows
     lengths: NDArray[np.int32] | None
     reset: NDArray[np.bool_] | None
+
+    @property
+    def padded(self) -> bool:
+        """Whether there may be rows past a sequence's end."""
+        return self.lengths is not None and len(self.leading) == 2
 
 
 def read_sequences(x: Any, lengths: Any, reset: Any, width: int, batch_first: bool, dtype: np.dtype[Any]) -> Sequences:

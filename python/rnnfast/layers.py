@@ -216,7 +216,8 @@ class Recurrent(Module):
         self._core.check_device()
         seq, kind = self._core.read(x, lengths, reset, self.batch_first)
         states = self._core.states("state", state, self._state_shape(seq), kind)
-        y, last, core = self._core.forward(seq, kind, self.batch_first, states, keep, self.dropout, rng, self._frozen)
+        form = "batch first" if self.batch_first and not seq.unbatched else "sequences"
+        y, last, core = self._core.forward(seq, kind, form, states, keep, self.dropout, rng, self._frozen)
         if rng is not None:
             rng.step += seq.steps
         if seq.unbatched:

@@ -129,7 +129,7 @@ void bind_device(py::module_& m) {
   m.def(
       "fill",
       [](uintptr_t to, int byte, size_t nbytes, uintptr_t stream) {
-        fill_async(reinterpret_cast<void*>(to), byte, nbytes, stream_of(stream));
+        if (nbytes > 0) fill_async(reinterpret_cast<void*>(to), byte, nbytes, stream_of(stream));
       },
       py::arg("to"), py::arg("byte"), py::arg("nbytes"), py::arg("stream"));
   m.def(

@@ -29,18 +29,38 @@ Recurrence recurrence_of(const std::string& name) {
 
 uintptr_t at(const Addresses& of, size_t i) { return i < of.size() ? of[i] : 0; }
 
-// A batch as Python passes it: sizes, and the strides of (T, B) in rows.
-struct BatchShape {
-  int64_t steps, batch, time, row;
-};
+// How the rows of a batch lie: (T, B), (B, T), or all that there are, a step's sequences side by side, the longest
+// first.
+enum class Form { sequences, batch_first, packed };
 
-BatchShape shape_of(int64_t steps, int64_t batch, bool batch_first) {
-  return {steps, batch, batch_first ? 1 : batch, batch_first ? steps : 1};
+Form form_of(const std::string& name) {
+  if (name == "sequences") return Form::sequences;
+  if (name == "batch first") return Form::batch_first;
+  if (name == "packed") return Form::packed;
+  throw py::value_error("form must be 'sequences', 'batch first' or 'packed', got '" + name + "'");
 }
+
+// A batch as Python passes it.
+struct BatchShape {
+  int64_t steps, batch;
+  Form form;
+
+  // Of arrays with so many numbers a row.
+  Strides strides(int64_t width) const {
+    switch (form) {
+      case Form::packed:
+        return {0, 0, width};
+      case Form::batch_first:
+        return {width, steps * width};
+      default:
+        return {batch * width, width};
+    }
+  }
+};
 
 struct Cache {
   std::shared_ptr<DeviceCache> cache;  // null once it is used
-  bool batch_first;
+  Form form;
   Stream stream;  // that its memory goes back to
 };
 
@@ -51,22 +71,24 @@ class Rnn {
 
   // params: the addresses of w_ih, w_hh, b_ih, b_hh of each layer and direction; x or tokens; y and the last states.
   py::object forward(const Addresses& params, uintptr_t x, uintptr_t tokens, int64_t steps, int64_t batch,
-                     bool batch_first, const Addresses& state0, const std::optional<HostArray<int32_t>>& lengths,
+                     const std::string& form, const Addresses& state0, const std::optional<HostArray<int32_t>>& lengths,
                      const std::optional<HostArray<bool>>& reset, uintptr_t y, const Addresses& last, bool keep,
                      double dropout, uint64_t seed, uint64_t step, const std::string& recurrence, uintptr_t stream,
                      const py::object& allocate) const {
-    const BatchShape s = shape_of(steps, batch, batch_first);
+    const BatchShape s{steps, batch, form_of(form)};
+    const Strides of_reset = s.strides(1);
     const int64_t width = x != 0 ? config_.input : 1, out_width = config_.directions * config_.hidden;
     std::vector<RnnWeights<float>> weights;
     for (size_t i = 0; i < params.size(); i += 4)
       weights.push_back({pointer<float>(params[i]), pointer<float>(params[i + 1]), pointer<float>(params[i + 2]),
                          pointer<float>(params[i + 3])});
-    const RnnInput<float> in{{steps, batch, lengths ? lengths->data() : nullptr,
-                              reset ? reinterpret_cast<const uint8_t*>(reset->data()) : nullptr, s.time, s.row},
-                             pointer<float>(x),
-                             pointer<int32_t>(tokens),
-                             {s.time * width, s.row * width}};
-    RnnOutput<float> out{pointer<float>(y), {s.time * out_width, s.row * out_width}, {}};
+    const RnnInput<float> in{
+        {steps, batch, lengths ? lengths->data() : nullptr,
+         reset ? reinterpret_cast<const uint8_t*>(reset->data()) : nullptr, of_reset.time, of_reset.batch},
+        pointer<float>(x),
+        pointer<int32_t>(tokens),
+        s.strides(width)};
+    RnnOutput<float> out{pointer<float>(y), s.strides(out_width), {}};
     const float* first[kMaxStates] = {};
     for (size_t k = 0; k < kMaxStates; ++k)
       first[k] = pointer<float>(at(state0, k)), out.state[k] = pointer<float>(at(last, k));
@@ -81,7 +103,7 @@ class Rnn {
       cache = rnn_forward(config, weights.data(), in, first, out, keep, {seed, step}, choice, context);
     }
     if (!keep) return py::none();
-    return py::cast(std::make_unique<Cache>(Cache{std::move(cache), batch_first, context.stream}));
+    return py::cast(std::make_unique<Cache>(Cache{std::move(cache), s.form, context.stream}));
   }
 
   // grads as params, added to; dx and dstate0 (addresses or 0) are assigned.
@@ -92,15 +114,15 @@ class Rnn {
     // Taken while the GIL is held: another thread may want it too.
     const std::shared_ptr<DeviceCache> cache = keep ? of.cache : std::move(of.cache);
     const Schedule& schedule = cache->schedule.host();
-    const BatchShape s = shape_of(schedule.steps(), schedule.batch(), of.batch_first);
+    const BatchShape s{schedule.steps(), schedule.batch(), of.form};
     const int64_t out_width = config_.directions * config_.hidden;
     std::vector<RnnGradients<float>> gradients;
     for (size_t i = 0; i < grads.size(); i += 4)
       gradients.push_back({pointer<float>(grads[i]), pointer<float>(grads[i + 1]), pointer<float>(grads[i + 2]),
                            pointer<float>(grads[i + 3])});
     RnnBackward<float> io{};
-    io.dy = pointer<float>(dy), io.dy_strides = {s.time * out_width, s.row * out_width};
-    io.dx = pointer<float>(dx), io.dx_strides = {s.time * config_.input, s.row * config_.input};
+    io.dy = pointer<float>(dy), io.dy_strides = s.strides(out_width);
+    io.dx = pointer<float>(dx), io.dx_strides = s.strides(config_.input);
     for (size_t k = 0; k < kMaxStates; ++k)
       io.dstate_n[k] = pointer<float>(at(dstate, k)), io.dstate0[k] = pointer<float>(at(dstate0, k));
     io.gradients = gradients.data();
@@ -132,8 +154,8 @@ void bind_rnn(py::module_& m) {
   py::class_<Rnn>(m, "Rnn")
       .def(py::init<const std::string&, int64_t, int64_t, int, int, bool>())
       .def("forward", &Rnn::forward, py::arg("params"), py::arg("x"), py::arg("tokens"), py::arg("steps"),
-           py::arg("batch"), py::arg("batch_first"), py::arg("state0"), py::arg("lengths"), py::arg("reset"),
-           py::arg("y"), py::arg("last"), py::arg("keep"), py::arg("dropout"), py::arg("seed"), py::arg("step"),
+           py::arg("batch"), py::arg("form"), py::arg("state0"), py::arg("lengths"), py::arg("reset"), py::arg("y"),
+           py::arg("last"), py::arg("keep"), py::arg("dropout"), py::arg("seed"), py::arg("step"),
            py::arg("recurrence"), py::arg("stream"), py::arg("allocate"))
       .def("backward", &Rnn::backward, py::arg("cache"), py::arg("grads"), py::arg("dy"), py::arg("dstate"),
            py::arg("dx"), py::arg("dstate0"), py::arg("keep"), py::arg("recurrence"), py::arg("stream"),
