@@ -63,3 +63,41 @@ def sklearn():
     import sklearn
 
     return sklearn
+
+
+@pytest.fixture
+def torch_device(torch, monkeypatch):
+    """Where torch's tensors are for the GPU's kernels: on it, or where it is emulated on the CPU, from where they are
+    copied into the emulated device's memory and back."""
+    from rnnfast import cuda
+    from rnnfast.torch import _cores
+
+    torch.manual_seed(4)
+    if not cuda._cuda.emulated:
+        if not torch.cuda.is_available():
+            pytest.skip("torch has no GPU here")
+        return torch.device("cuda", torch.cuda.current_device())
+
+    class Emulated(cuda.Kind):
+        def result(self, array):
+            return None if array is None else torch.from_numpy(array.numpy())
+
+    kind_of = cuda.kind_of
+    monkeypatch.setattr(cuda, "kind_of", lambda v: Emulated() if isinstance(v, torch.Tensor) else kind_of(v))
+    monkeypatch.setattr(_cores, "on_gpu", lambda tensor: tensor.is_cpu)
+    return torch.device("cpu")
+
+
+@pytest.fixture
+def device_calls(monkeypatch):
+    """The calls of recurrent layers on the GPU's kernels, as they are made: "forward" and "backward"."""
+    from rnnfast._cuda_rnn import DeviceRnn
+
+    made = []
+
+    def seen(name, inner):
+        return lambda *args: (made.append(name), inner(*args))[1]
+
+    for name in ("forward", "backward"):
+        monkeypatch.setattr(DeviceRnn, name, seen(name, getattr(DeviceRnn, name)))
+    return made

@@ -29,15 +29,15 @@ def test_equals_torch(torch, case):
 @pytest.mark.parametrize("case", CASES[5::97], ids=str)
 def test_equals_torch_without_dlpacks_functions(torch, case, monkeypatch):
     """As with a torch that has not got them."""
-    from rnnfast.torch import _network
+    from rnnfast.torch import _cores
 
     ours, _ = modules(torch, case)
     expected = run(torch, case, ours)
-    monkeypatch.setattr(_network, "_TENSORS", _network._core.Tensors(torch, None))
-    _network.core_of.cache_clear()
+    monkeypatch.setattr(_cores, "_TENSORS", _cores._core.Tensors(torch, None))
+    _cores.cpu_core.cache_clear()
     ours.zero_grad()
     found = run(torch, case, ours)
-    _network.core_of.cache_clear()
+    _cores.cpu_core.cache_clear()
     assert all((found[name] == value).all() for name, value in expected.items())
 
 

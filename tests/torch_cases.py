@@ -78,15 +78,15 @@ def modules(torch, case: Case, dtype: str | None = None):
 
 
 def run(torch, case: Case, module, dtype: str | None = None) -> dict[str, np.ndarray]:
-    """Outputs, states and all gradients of a module, from the same numbers."""
+    """Outputs, states and all gradients of a module, from the same numbers, on the module's device."""
     T, B, I, H = case.sizes
     B = 0 if case.form == "empty" else B
     single, cell = case.form == "unbatched", "Cell" in case.cell
     rng = np.random.default_rng([T, B, I, H])
-    kind = getattr(torch, dtype or case.dtype)
+    kind, place = getattr(torch, dtype or case.dtype), next(module.parameters()).device
 
     def tensor(*shape):
-        value = torch.tensor(rng.standard_normal(shape).astype(np.float32)).to(kind)
+        value = torch.tensor(rng.standard_normal(shape).astype(np.float32)).to(place, kind)
         if case.form == "strided" and value.ndim > 1:  # the same numbers, laid out otherwise
             value = value.transpose(0, -1).contiguous().transpose(0, -1)
         return value.requires_grad_()
@@ -109,12 +109,12 @@ def run(torch, case: Case, module, dtype: str | None = None) -> dict[str, np.nda
     outputs = [made] if cell else [made[0], made[1]]
     flat = [t for o in outputs for t in (o if isinstance(o, tuple) and not hasattr(o, "batch_sizes") else (o,))]
     flat = [t.data if hasattr(t, "batch_sizes") else t for t in flat]
-    sum((t * torch.tensor(rng.standard_normal(t.shape)).to(kind)).sum() for t in flat).backward()
+    sum((t * torch.tensor(rng.standard_normal(t.shape)).to(place, kind)).sum() for t in flat).backward()
     found = {f"output {i}": t.detach() for i, t in enumerate(flat)} | {"dx": x.grad}
     if case.state:
         found |= {f"dstate {i}": s.grad for i, s in enumerate(states)}
     found |= {name: p.grad for name, p in module.named_parameters()}
-    return {name: value.numpy().astype(np.float64) for name, value in found.items()}
+    return {name: value.cpu().numpy().astype(np.float64) for name, value in found.items()}
 
 
 def assert_same(ours, theirs, exact=None):

@@ -335,7 +335,9 @@ class _Torch(_Foreign):
         return made.data_ptr(), made
 
     def _contiguous(self, value: Any) -> Any:
-        return value.detach().to(self._device, self._torch.float32).contiguous()
+        value = value.detach().to(self._device, self._torch.float32).contiguous().resolve_neg()
+        # Kernels read up to 16 bytes at once; zeros that were never made have no address.
+        return value.clone() if value._is_zerotensor() or value.data_ptr() % 16 else value
 
     def empty(self, shape: tuple[int, ...]) -> DeviceArray:
         return self._view(self._torch.empty(shape, dtype=self._torch.float32, device=self._device))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from . import _network, _plain
+from . import _cores, _plain
 from ._network import Call, Given
 from ._transforms import differentiable_backward
 
@@ -27,8 +27,8 @@ def keeps_graph() -> bool:
 
 
 def apply(call: Call, packed: Any) -> tuple[Tensor, ...]:
-    """(y, the last states), of plain tensors on the CPU; a graph is recorded where one is wanted."""
-    made = quickly(_network.core_of(*call.net), call.given, call.x, call.state, call.weights, packed)
+    """(y, the last states), of plain tensors; a graph is recorded where one is wanted."""
+    made = quickly(_cores.core_of(call.net, call.weights[0]), call.given, call.x, call.state, call.weights, packed)
     if made is None:
         raise ValueError(f"x, states or weights are not what {call.net} takes")
     return made
@@ -84,4 +84,4 @@ def _backward(
         return _plain.backward(call, slopes, wanted)
     if torch.is_grad_enabled():  # the backward pass is to be differentiated
         return differentiable_backward(call, cache, slopes, wanted)
-    return _network.backward(call, cache, slopes, wanted, keeps_graph())
+    return _cores.backward(call, cache, slopes, wanted, keeps_graph())

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from . import _autograd, _network, _routes
+from . import _autograd, _cores, _routes
 from ._frozen import Freezable
 from ._network import Given, Network
 
@@ -35,15 +35,15 @@ class Module(Freezable):
         return str(super().extra_repr()) + own  # type: ignore[misc]
 
     def _quickly(self, x: Any, hx: Any, weights: list[Any], form: str) -> tuple[Tensor, ...] | None:
-        """y and the last states of what most calls are: plain tensors in eager PyTorch. None where anything else has
-        come, which _look then tells apart."""
+        """y and the last states of what most calls are: plain tensors of the CPU in eager PyTorch. None where anything
+        else has come, which _look then tells apart."""
         if not _routes.is_eager():
             return None
         compute = self._compute(getattr(weights[0], "dtype", None))
         state = parts(hx, self._cell == "lstm")
-        if state is None or not (compute and self._cell):
+        if state is None or not (compute and self._cell) or _cores.on_gpu(weights[0]):
             return None
-        core = _network.core_of(*self._fields(form, 0.0, compute))  # type: ignore[attr-defined]
+        core = _cores.cpu_core(*self._fields(form, 0.0, compute))  # type: ignore[attr-defined]
         packed = None if self._frozen is None else self._packed(compute, weights)
         return _autograd.quickly(core, _NOTHING, x, state, weights, packed)
 

@@ -56,7 +56,8 @@ def freeze(model: Model) -> Model:
     `.to`, after which the next call packs again. A call that would record gradients of the weights raises RuntimeError,
     so call under torch.no_grad() or torch.inference_mode(). Calls for gradients of the inputs alone, under autocast,
     with other parameters by torch.func.functional_call, compiled graphs and torch.func take the weights as they are.
-    Copies and pickles are not frozen.
+    Copies and pickles are not frozen. On a GPU the kernels take weights as torch has them: there a frozen module has
+    copies of the weights, and is no faster.
     """
     for module in _modules(model, "freeze"):
         if isinstance(module, (Layer, Cell)):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from . import _network, _routes
+from . import _cores, _routes
 
 __all__ = ["Freezable"]
 
@@ -15,8 +15,8 @@ __all__ = ["Freezable"]
 class _Pack:
     """Packed weights and what they are of; a copy or pickle of it is None, so that those of a module are not frozen."""
 
-    def __init__(self, compute: str, weights: Any, sources: list[Any]) -> None:
-        self.compute, self.weights = compute, weights
+    def __init__(self, made_for: tuple[str, Any], weights: Any, sources: list[Any]) -> None:
+        self.made_for, self.weights = made_for, weights  # what a call computes in, and the device
         self.sources: list[Any] | None = sources  # None where they have been written since
 
     def __reduce__(self) -> Any:
@@ -41,10 +41,10 @@ class Freezable:
             self._unfreeze()
             _routes.tell(self, reason)
             return
-        packed = _network.core_of(*net).pack(_network.unwrapped(weights))
+        packed = _cores.core_of(net, weights[0]).pack(_cores.unwrapped(weights))
         if packed is None:
             raise ValueError(f"the parameters are not what {net} takes")
-        self._frozen = _Pack(net.compute, packed, self._sources())
+        self._frozen = _Pack((net.compute, weights[0].device), packed, self._sources())
 
     def _unfreeze(self) -> None:
         self.__dict__.pop("_frozen", None)
@@ -63,7 +63,9 @@ class Freezable:
             self._freeze()
         pack = self._frozen
         # torch.func.functional_call puts others in the parameters' place.
-        if pack is None or pack.compute != compute or not all(map(operator.is_, pack.sources or (), self._sources())):
+        if pack is None or pack.made_for != (compute, weights[0].device):
+            return None
+        if not all(map(operator.is_, pack.sources or (), self._sources())):
             return None
         return pack.weights
 

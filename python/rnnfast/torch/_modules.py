@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import _routes
+from . import _cores, _routes
 from ._base import Module, parts
 from ._network import INTEGERS, Call, Given, Network
 
@@ -36,6 +36,8 @@ class Layer(Module, nn.RNNBase):
                 is that of its last step, and the reverse direction starts there. Input past the end is never looked at.
             reset: bool (T, B), (B, T) with batch_first: true cuts between this step and the one before it, in both
                 directions, also for gradients; at the first step it ignores hx.
+
+        Where input is on a GPU, the host reads lengths, resets and integers: those that are there are waited for.
 
         Returns:
             The outputs, (T, B, D*H), (B, T, D*H) or (T, D*H), or a PackedSequence; and the last state, of hx's shape.
@@ -166,7 +168,7 @@ class GRU(Layer, nn.GRU):
 
 
 def check_given(net: Network, x: Tensor, lengths: Any, reset: Any, unbatched: bool) -> Given:
-    """lengths as int32 (B,), reset as x's first two axes."""
+    """lengths as int32 (B,), reset as x's first two axes; in memory of the host, which reads them, if x is on a GPU."""
     batch = x.shape[0 if net.form == "batch first" else 1]
     if lengths is not None:
         lengths = _dense("lengths", lengths, x)
@@ -188,10 +190,11 @@ def check_given(net: Network, x: Tensor, lengths: Any, reset: Any, unbatched: bo
 
 
 def _dense(name: str, given: Any, x: Tensor) -> Tensor:
-    """What is no tensor becomes one beside x, whatever the default device is; a tensor must be there already."""
+    """What is no tensor becomes one there, whatever the default device is; a tensor must be there or beside x."""
+    place = torch.device("cpu") if _cores.on_gpu(x) else x.device
     if not isinstance(given, torch.Tensor):
-        return torch.as_tensor(given, device=x.device)
-    if given.device != x.device or given.layout is not torch.strided:
+        return torch.as_tensor(given, device=place)
+    if given.device not in (place, x.device) or given.layout is not torch.strided:
         came = f"a tensor on the device {given.device} with the layout {str(given.layout).removeprefix('torch.')}"
         raise ValueError(f"{name} must be a dense tensor on the device {x.device}, got {came}")
-    return given
+    return given.to(place)

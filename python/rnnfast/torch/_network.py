@@ -1,8 +1,6 @@
-"""One call of the core over tensors: what it computes (`Network`), of what (`Call`), forward and backward without
-autograd.
+"""One call of a core over tensors: what it computes (`Network`), of what (`Call`), and which shapes that has.
 
-Shapes as in rnnfast.layers: T time steps, B sequences, I inputs, H hidden units, L layers, D directions. The core
-looks at each tensor itself: whether it is a plain one of the CPU, of which dtype and shape, and where its numbers are.
+Shapes as in rnnfast.layers: T time steps, B sequences, I inputs, H hidden units, L layers, D directions.
 """
 
 from __future__ import annotations
@@ -13,24 +11,21 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .. import _core
-
 __all__ = [
-    "INTEGERS", "PLAIN", "Call", "Given", "Network", "backward", "core_of", "forward", "output_shapes",
-    "steps_and_batch", "unwrapped", "weight_shapes",
-]  # fmt: skip
+    "INTEGERS",
+    "PLAIN",
+    "Call",
+    "Given",
+    "Network",
+    "output_shapes",
+    "steps_and_batch",
+    "weight_shapes",
+]
 
 Tensor = Any  # torch.Tensor, which type checkers may have to do without
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
-_CORES: dict[str, Any] = {
-    "float32": _core.TensorRnn32,
-    "float64": _core.TensorRnn64,
-    "bfloat16": _core.TensorRnnBf16,
-}
-# With functions that read tensors fast, where torch has them.
-_TENSORS = _core.Tensors(torch, getattr(torch.Tensor, "__dlpack_c_exchange_api__", None))
 
 
 class Network(NamedTuple):
@@ -57,7 +52,7 @@ class Given(NamedTuple):
     """What a call is given beside x, states and weights; none of it has a gradient.
 
     `lengths` int32 (B,) or for packed rows their batch_sizes int64 (T,); `reset` bool, in x's order; `seed` of dropout,
-    int64 ()."""
+    int64 (). All of it is in memory of the CPU, wherever x is."""
 
     lengths: Any = None
     reset: Any = None
@@ -82,13 +77,6 @@ class Call(NamedTuple):
     def of(cls, net: Network, given: Given, sources: Sequence[Tensor]) -> Call:
         n = len(sources) - len(weight_shapes(net))
         return cls(net, given, sources[0], tuple(sources[1:n]), tuple(sources[n:]))
-
-
-@lru_cache(maxsize=256)
-def core_of(*network: Any) -> Any:
-    """Of the fields of a Network, which is its `network`."""
-    net = Network(*network)
-    return _CORES[net.compute](_TENSORS, net)
 
 
 def weight_shapes(net: Network) -> list[tuple[int, ...]]:
@@ -124,36 +112,3 @@ def output_shapes(net: Network, x: Tensor, batch: Any) -> tuple[tuple[Any, ...],
         return (batch, net.hidden_size), (batch, net.hidden_size)
     lead = x.shape[:1] if net.form == "packed" else x.shape[:2]
     return (*lead, net.directions * net.hidden_size), (net.num_layers * net.directions, batch, net.hidden_size)
-
-
-def forward(call: Call, keep: bool, packed: Any = None) -> tuple[Tensor, ...]:
-    """(y, the last states[, cache]); a cell's y is its first state, so only c follows it.
-
-    The cache (with `keep`) is a tensor that stands for what backward needs, and owns it: a copy of it, or one whose
-    cache was used, is worth nothing, and `backward` then computes forward again. `packed`: of core_of(*net).pack."""
-    (x,), state, weights = map(unwrapped, ((call.x,), call.state, call.weights))
-    made: tuple[Tensor, ...] | None
-    made = core_of(*call.net).forward(x, state, weights, call.given, keep, packed)
-    if made is None:
-        raise ValueError(f"x, states or weights are not what {call.net} takes")
-    return made
-
-
-def backward(
-    call: Call, cache: Tensor, slopes: Sequence[Tensor | None], wanted: Sequence[bool], keep: bool
-) -> tuple[Tensor | None, ...]:
-    """The gradients of `call.sources` as far as they are `wanted`, else None; of weights all or none. `slopes`: those
-    of y and of the last states, where None is zeros."""
-    core, sources, slopes = core_of(*call.net), unwrapped(call.sources), unwrapped(slopes)
-    made: Any = core.backward(cache, slopes, sources, wanted, keep)
-    if made is False:  # a copy of the cache, or another pass has used it
-        made = core.backward(forward(call, True)[-1], slopes, sources, wanted, False)
-    if not made:
-        raise ValueError(f"gradients of what {call.net} makes must be of its dtype, in memory of the CPU")
-    found: tuple[Tensor | None, ...] = made
-    return found
-
-
-def unwrapped(tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """Plain ones, where a subclass is but a name."""
-    return tuple(t if t is None or type(t) in PLAIN else t.as_subclass(torch.Tensor) for t in tensors)

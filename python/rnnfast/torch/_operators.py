@@ -2,7 +2,7 @@
 tensors that are not plain ones. They are functional, have fake kernels, and forward is differentiable.
 
 `rnnfast::forward` returns y, the last states and the cache: a tensor of one byte that owns what backward needs (see
-_network.forward). Where a graph hands backward a copy of it, or runs it twice, backward computes forward again.
+_cores.forward). Where a graph hands backward a copy of it, or runs it twice, backward computes forward again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from . import _network
+from . import _cores, _network
 from ._autograd import keeps_graph
 from ._network import Call, Given, Network
 
@@ -45,8 +45,8 @@ def apply(call: Call, packed: Any) -> tuple[Tensor, ...]:
 
 def _forward(x: Tensor, state: Any, weights: Any, *rest: Any) -> list[Tensor]:
     given, net, keep = Given(*rest[:3]), Network(*rest[3:-1]), rest[-1]
-    made = _network.forward(Call(net, given, x, tuple(state), tuple(weights)), keep)
-    return list(made) if keep else [*made, x.new_empty(0, dtype=torch.uint8)]
+    made = _cores.forward(Call(net, given, x, tuple(state), tuple(weights)), keep)
+    return list(made) if keep else [*made, _no_cache()]
 
 
 def _forward_fake(x: Tensor, state: Any, weights: Any, *rest: Any) -> list[Tensor]:
@@ -55,7 +55,12 @@ def _forward_fake(x: Tensor, state: Any, weights: Any, *rest: Any) -> list[Tenso
     shape, state_shape = _network.output_shapes(net, x, batch)
     like = weights[0]
     states = [like.new_empty(state_shape) for _ in range(net.states - (net.form == "step"))]
-    return [like.new_empty(shape), *states, x.new_empty(1 if keep else 0, dtype=torch.uint8)]
+    return [like.new_empty(shape), *states, _no_cache(keep)]
+
+
+def _no_cache(keep: bool = False) -> Tensor:
+    """What stands for a cache is a byte of the CPU, wherever x is."""
+    return torch.empty(int(keep), dtype=torch.uint8, device="cpu")
 
 
 def _fake_batch(net: Network, x: Tensor, given: Given, state: Any) -> Any:
@@ -102,7 +107,7 @@ def _backward(dy: Tensor, dstate: Any, x: Tensor, state: Any, weights: Any, cach
     given, net, (want_x, want_state, want_weights) = Given(*rest[:3]), Network(*rest[3:-3]), rest[-3:]
     call = Call(net, given, x, tuple(state), tuple(weights))
     wanted = (want_x, *(want_state,) * len(state), *(want_weights,) * len(weights))
-    found = _network.backward(call, cache, (dy, *dstate), wanted, keeps_graph())
+    found = _cores.backward(call, cache, (dy, *dstate), wanted, keeps_graph())
     return [weights[0].new_empty(0) if made is None else made for made in found]
 
 
@@ -120,7 +125,7 @@ def _register() -> None:
         ("backward", _BACKWARD, _backward, _backward_fake),
     ):
         operator = torch.library.custom_op(
-            f"rnnfast::{name}", kernel, mutates_args=(), device_types="cpu", schema=schema
+            f"rnnfast::{name}", kernel, mutates_args=(), device_types=("cpu", "cuda"), schema=schema
         )
         operator.register_fake(fake)
         if name == "forward":

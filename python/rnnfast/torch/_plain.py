@@ -18,13 +18,13 @@ Tensor = Any
 
 
 def forward(call: Call) -> tuple[Tensor, ...]:
-    """(y, the last states) as _network.forward has them."""
+    """(y, the last states) as _cores.forward has them."""
     net, given, x, state, weights = call
     steps, batch = steps_and_batch(net, x, given)
     dtype = weights[0].dtype
     if not x.dtype.is_floating_point:
         x = torch.nn.functional.one_hot(x.long(), net.input_size).to(dtype)
-    valid, reset = _masks(net, given, steps, batch)
+    valid, reset = _masks(net, given, steps, batch, x.device)
     if net.form == "packed":
         places = valid.nonzero(as_tuple=True)
         x = x.new_zeros(steps, batch, x.shape[-1]).index_put(places, x)
@@ -37,7 +37,7 @@ def forward(call: Call) -> tuple[Tensor, ...]:
     if not state:
         rows = net.num_layers * net.directions
         state = (x.new_zeros(rows, batch, net.hidden_size),) * net.states
-    masks = _dropout_masks(net, given, (steps, batch, net.hidden_size), dtype)
+    masks = _dropout_masks(net, given, (steps, batch, net.hidden_size), x)
     each = 4 if net.bias else 2
     lasts: list[tuple[Tensor, ...]] = []
     for layer in range(net.num_layers):
@@ -60,7 +60,7 @@ def forward(call: Call) -> tuple[Tensor, ...]:
 
 
 def backward(call: Call, slopes: Sequence[Tensor | None], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
-    """As _network.backward, with a graph where gradients are enabled; any kind of cotangents."""
+    """As _cores.backward, with a graph where gradients are enabled; any kind of cotangents."""
     graph, tensors = torch.is_grad_enabled(), call.sources
     with torch.enable_grad():
         if not graph:
@@ -98,7 +98,7 @@ def second_backward(
     return [*found[:n], None, *found[n:]] if tokens else found
 
 
-def _masks(net: Network, given: Given, steps: int, batch: int) -> tuple[Tensor, Tensor]:
+def _masks(net: Network, given: Given, steps: int, batch: int, device: Any) -> tuple[Tensor, Tensor]:
     """Where a sequence has a step, and where it is cut before one, both (T, B) bool."""
     valid = torch.ones(steps, batch, dtype=torch.bool, device="cpu")
     if net.form == "packed":
@@ -108,15 +108,15 @@ def _masks(net: Network, given: Given, steps: int, batch: int) -> tuple[Tensor, 
     reset = torch.zeros(steps, batch, dtype=torch.bool, device="cpu")
     if given.reset is not None:
         reset = given.reset.T if net.form == "batch first" else given.reset
-    return valid, reset
+    return valid.to(device), reset.to(device)
 
 
-def _dropout_masks(net: Network, given: Given, shape: tuple[int, int, int], dtype: Any) -> list[Tensor] | None:
+def _dropout_masks(net: Network, given: Given, shape: tuple[int, int, int], like: Tensor) -> list[Tensor] | None:
     if net.dropout == 0:
         return None
     assert given.seed is not None
     masks = reference_ops.layer_dropout_masks(net.dropout, int(given.seed), 0, net.num_layers, net.directions, shape)
-    return [torch.as_tensor(mask).to(dtype) for mask in masks]
+    return [torch.as_tensor(mask, device="cpu").to(like.device, like.dtype) for mask in masks]
 
 
 def _layer(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from . import _autograd, _network, _operators, _transforms
+from . import _autograd, _cores, _gpu, _network, _operators, _transforms
 from ._network import PLAIN, Call, Network
 
 __all__ = ["DTYPES", "Autocast", "autocast", "is_eager", "run", "tell", "unusable"]
@@ -38,7 +38,7 @@ def run(call: Call, packed: Any = None) -> tuple[Tensor, ...]:
         way = _operators.apply
     elif torch._C._are_functorch_transforms_active():
         way = _transforms.apply
-    elif call.x.is_cpu and PLAIN.issuperset(map(type, call.sources)):
+    elif not call.x.is_meta and PLAIN.issuperset(map(type, call.sources)):
         way = _autograd.apply
     else:
         way = _operators.apply
@@ -47,9 +47,15 @@ def run(call: Call, packed: Any = None) -> tuple[Tensor, ...]:
 
 def unusable(net: Network, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor]) -> str | None:
     """Why the kernels cannot take these tensors; None where they can. What is wrong beyond that is for torch to say."""
-    meta, dtype = weights[0].is_meta, weights[0].dtype
+    place, dtype = weights[0].device, weights[0].dtype
     if not net.compute:
         return f"its parameters are {_name(dtype)}"
+    if _cores.on_gpu(weights[0]):
+        trouble = _gpu.problem(net.compute, net.form, weights[0].is_cuda)
+        if trouble is not None:
+            return trouble
+    elif place.type not in ("cpu", "meta"):
+        return _whereabouts(weights[0])
     if forward_ad._current_level >= 0:  # torch.func.jvp and hessian too
         return "forward-mode differentiation has no kernels"
     for tensor, shape in zip(weights, _network.weight_shapes(net), strict=True):
@@ -59,10 +65,10 @@ def unusable(net: Network, x: Tensor, state: Sequence[Tensor], weights: Sequence
             return f"its parameters are {_name(dtype)} and {_name(tensor.dtype)}"
         if tensor.shape != shape:
             return f"a parameter has shape {tuple(tensor.shape)} instead of {shape}"
-        if not (tensor.is_meta if meta else tensor.is_cpu) or tensor.layout is not torch.strided:
+        if tensor.device != place or tensor.layout is not torch.strided:
             return _whereabouts(tensor)
     for tensor in (x, *state):
-        if not (tensor.is_meta if meta else tensor.is_cpu) or tensor.layout is not torch.strided:
+        if tensor.device != place or tensor.layout is not torch.strided:
             return _whereabouts(tensor)
     return None
 
@@ -79,7 +85,7 @@ def tell(module: torch.nn.Module, reason: str) -> None:
     if reason not in told:
         told.add(reason)
         warnings.warn(
-            f"rnnfast.torch.{type(module).__name__} runs on torch.nn's own code, which is slower: {reason}",
+            f"rnnfast.torch.{type(module).__name__} runs on torch.nn's own code: {reason}",
             RuntimeWarning,
             stacklevel=6,  # past _by_torch, forward and the two of torch.nn.Module that call it
         )
@@ -101,8 +107,11 @@ class Autocast:
 
 def autocast(x: Tensor, weights: Sequence[Tensor], lowers: bool) -> Autocast | str | None:
     """None where autocast is off or does not concern these dtypes; a reason where torch must do it."""
-    if not torch._C._is_any_autocast_enabled() or not torch.is_autocast_enabled("cpu"):
+    device = "cuda" if _cores.on_gpu(weights[0]) else "cpu"
+    if not torch._C._is_any_autocast_enabled() or not torch.is_autocast_enabled(device):
         return None
+    if device == "cuda":
+        return "autocast is on, which is torch's on a GPU"
     if weights[0].dtype is not torch.float32:
         return None
     to = torch.get_autocast_dtype("cpu")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import _network, _plain
+from . import _cores, _network, _plain
 from ._network import Call, Given, Network
 
 __all__ = ["apply", "differentiable_backward"]
@@ -28,7 +28,7 @@ def apply(call: Call, packed: Any) -> tuple[Tensor, ...]:
 def differentiable_backward(
     call: Call, cache: Tensor, slopes: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """As _network.backward, with a graph."""
+    """As _cores.backward, with a graph."""
     _, batch = _network.steps_and_batch(call.net, call.x, call.given)
     shape, state_shape = _network.output_shapes(call.net, call.x, batch)
     shapes = [shape, *[state_shape] * (len(slopes) - 1)]
@@ -44,7 +44,7 @@ def _as_wanted(made: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor |
 class _Forward(torch.autograd.Function):
     @staticmethod
     def forward(net: Network, lengths: Any, reset: Any, seed: Any, *sources: Tensor) -> tuple[Tensor, ...]:
-        return _network.forward(Call.of(net, Given(lengths, reset, seed), sources), True)
+        return _cores.forward(Call.of(net, Given(lengths, reset, seed), sources), True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -87,7 +87,7 @@ class _Backward(torch.autograd.Function):
     def forward(net: Network, wanted: tuple[bool, ...], *tensors: Any) -> tuple[Tensor, ...]:
         call, cache, slopes = _Backward._parts(net, tensors)
         # Another level may want the same gradients with other cotangents.
-        found = _network.backward(call, cache, slopes, wanted, True)
+        found = _cores.backward(call, cache, slopes, wanted, True)
         return tuple(call.weights[0].new_empty(0) if made is None else made for made in found)
 
     @staticmethod
