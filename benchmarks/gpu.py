@@ -4,8 +4,8 @@
 
 A row of the JSON is one layer and size: the largest difference of outputs and gradients from torch (relative to the
 largest value), and the median milliseconds of forward and of forward and backward together, of torch in float32, of
-torch with TF32 products, and of each of our recurrences that the layer fits. Names with `bf16` are our layers that
-compute in bfloat16, compared with torch in float32, and torch's with all of it in bfloat16.
+torch with TF32 products, of each of our recurrences that the layer fits, and of rnnfast.torch's module. Names with
+`bf16` are our layers that compute in bfloat16, compared with torch in float32, and torch's with all of it in bfloat16.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ try:
     import torch
 
     import rnnfast
+    import rnnfast.torch
     from rnnfast import cuda
 except ImportError as error:
     raise SystemExit(f"benchmarks/gpu.py needs rnnfast, and torch with CUDA: {error}") from error
@@ -72,17 +73,25 @@ def measure(cell: str, size: tuple[int, int, int, int], repeats: int) -> dict[st
 
     given = {dtype: (x.to(dtype), dy.to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
 
-    def torch_step(backward: bool) -> Any:
-        inputs, dy = given[next(peer.parameters()).dtype]
+    def module_step(module: Any, backward: bool) -> Any:
+        inputs, dy = given[next(module.parameters()).dtype]
         leaf = inputs.detach().requires_grad_()
-        y, _ = peer(leaf)
+        y, _ = module(leaf)
         if backward:
-            peer.zero_grad(set_to_none=False)
+            module.zero_grad(set_to_none=False)
             y.backward(dy)
         return y, leaf.grad
 
+    def results(module: Any) -> list[Any]:
+        return [v.detach() for v in module_step(module, True)] + [p.grad.clone() for p in module.parameters()]
+
+    def compare(name: str, got: list[Any]) -> None:
+        worst = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, expected, strict=True))
+        row.setdefault("difference", {})[name] = worst
+
+    torch_step = functools.partial(module_step, peer)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    expected = [v.detach() for v in torch_step(True)] + [p.grad.clone() for p in peer.parameters()]
+    expected = results(peer)
     for name, compute_dtype in (("", "float32"), ("bf16_", "bfloat16")):
         layer = ours(I, H, device="cuda", compute_dtype=compute_dtype)
         layer.load_state_dict(state)
@@ -91,10 +100,14 @@ def measure(cell: str, size: tuple[int, int, int, int], repeats: int) -> dict[st
             if kind != "automatic" and plans(layer, B, kind) != [kind, kind]:
                 continue
             with cuda.recurrence(kind):
-                got = [*own_step(layer, x, dy), *(torch.from_dlpack(g) for g in layer.grads.values())]
-                worst = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, expected, strict=True))
-                row.setdefault("difference", {})[name + kind] = worst
+                compare(name + kind, [*own_step(layer, x, dy), *map(torch.from_dlpack, layer.grads.values())])
                 row["ms"][name + kind] = times(functools.partial(own_step, layer, x, dy), repeats)
+        module = getattr(rnnfast.torch, theirs.__name__)(
+            I, H, device="cuda", compute_dtype=compute_dtype if name else None
+        )
+        module.load_state_dict(peer.state_dict())
+        compare(name + "module", results(module))
+        row["ms"][name + "module"] = times(functools.partial(module_step, module), repeats)
     row["ms"]["cudnn"] = times(torch_step, repeats)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     row["ms"]["cudnn_tf32"] = times(torch_step, repeats)

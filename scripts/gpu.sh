@@ -14,6 +14,6 @@ cmake --build "$build"
 cmake --install "$build" --prefix python
 export PYTHONPATH=python
 status=0
-"$python" -m pytest -q tests/test_cuda*.py tests/gpu_arrays.py "$@" || status=$?
+"$python" -m pytest -q tests/test_cuda*.py tests/gpu_arrays.py tests/test_torch_cuda*.py "$@" || status=$?
 "$python" benchmarks/gpu.py --out "$out"
 exit "$status"
