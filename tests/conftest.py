@@ -67,8 +67,8 @@ def sklearn():
 
 @pytest.fixture
 def torch_device(torch, monkeypatch):
-    """Where torch's tensors are for the GPU's kernels: on it, or where it is emulated on the CPU, from where they are
-    copied into the emulated device's memory and back."""
+    """Where torch's tensors are for the GPU's kernels: on it, or where it is emulated on the CPU. From there they are
+    copied into the emulated device's memory; what a call makes is in that memory, and a tensor of the CPU as well."""
     from rnnfast import cuda
     from rnnfast.torch import _cores
 
@@ -78,9 +78,22 @@ def torch_device(torch, monkeypatch):
             pytest.skip("torch has no GPU here")
         return torch.device("cuda", torch.cuda.current_device())
 
-    class Emulated(cuda.Kind):
-        def result(self, array):
-            return None if array is None else torch.from_numpy(array.numpy())
+    class Emulated(cuda._Torch):
+        def __init__(self):
+            self._torch, self._device, self.device = torch, torch.device("cpu"), 0
+
+        def now(self):
+            return self
+
+        def allocate(self, nbytes):
+            made = cuda._cuda.Memory(nbytes, self.stream)
+            return made.address, made
+
+        def empty(self, shape):
+            return self._view(torch.from_dlpack(cuda.DeviceArray(shape)))
+
+        def _contiguous(self, value):
+            return torch.from_dlpack(cuda.to_device(super()._contiguous(value)))
 
     kind_of = cuda.kind_of
     monkeypatch.setattr(cuda, "kind_of", lambda v: Emulated() if isinstance(v, torch.Tensor) else kind_of(v))
