@@ -32,6 +32,21 @@ def test_compiles_as_one_graph(torch, torch_device, device_calls, kind, backend)
     assert device_calls == ["forward", "backward"] * 2
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "LSTMCell"])
+def test_what_is_left_to_torch_is_one_graph_too(torch, torch_device, device_calls, kind):
+    import rnnfast.torch
+
+    torch.compiler.reset()
+    options = {"dtype": torch.float64, "device": torch_device}
+    ours, theirs = (getattr(library, kind)(3, 4, **options) for library in (rnnfast.torch, torch.nn))
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(*(5, 2, 3)["Cell" in kind :], **options)
+    with pytest.warns(RuntimeWarning, match="runs on torch.nn's own code: .* no GPU kernels"):
+        found = torch.compile(ours, fullgraph=True, backend="aot_eager")(x)[0]
+    torch.testing.assert_close(found, theirs(x)[0])
+    assert not device_calls
+
+
 def fake_module(torch, kind, *sizes):
     """With parameters on a GPU that need not be there."""
     import rnnfast.torch

@@ -135,6 +135,9 @@ def test_frozen_weights_are_those_of_their_moment(torch, torch_device):
     with torch.no_grad():
         module.weight_hh_l0.mul_(2)
         assert same([module(x)[0]], [expected])
+    module.requires_grad_(False)
+    assert not same([module(x.clone().requires_grad_())[0]], [expected])  # of the weights as they are
+    with torch.no_grad():
         module.load_state_dict(module.state_dict())  # seen
         assert not same([module(x)[0]], [expected])
         later = module(x)[0]

@@ -8,11 +8,20 @@ from __future__ import annotations
 import importlib.abc
 import importlib.util
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-__all__ = ["allow_compilation"]
+__all__ = ["allow_compilation", "constant_in_graphs"]
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 _CONFIG = "torch._dynamo.config"
+
+
+def constant_in_graphs(function: Function) -> Function:
+    """Lets torch.compile call it, once, when it makes a graph: what torch.compiler.assume_constant_result does, which
+    imports torch._dynamo."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def allow_compilation() -> None:

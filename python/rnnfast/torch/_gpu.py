@@ -19,6 +19,7 @@ from .._cuda_rnn import DeviceCache, DeviceRnn
 from .._inputs import Sequences
 from ..cuda import DeviceArray, Kind
 from ..random import CounterRng
+from ._dynamo import constant_in_graphs
 from ._network import INTEGERS, PLAIN, Given, Network, output_shapes, steps_and_batch, weight_shapes
 
 __all__ = ["GpuRnn", "problem"]
@@ -26,6 +27,7 @@ __all__ = ["GpuRnn", "problem"]
 Tensor = Any
 
 
+@constant_in_graphs
 def problem(compute: str, form: str, is_cuda: bool) -> str | None:
     """What keeps the kernels from tensors of the GPU. `is_cuda` is false for those of tests on an emulated one."""
     if form == "step":
@@ -40,10 +42,6 @@ def problem(compute: str, form: str, is_cuda: bool) -> str | None:
     if is_cuda and torch.cuda.is_current_stream_capturing():
         return "a CUDA graph is being captured"
     return None
-
-
-# What torch.compiler.assume_constant_result does, without the import of torch._dynamo.
-problem._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class _Kept(NamedTuple):
@@ -99,7 +97,8 @@ class GpuRnn:
             else:
                 seq, kind = self._rnn.read(x, given.lengths, given.reset, net.form == "batch first")
             first: list[DeviceArray | None] = [kind.floats("hx", s) for s in state]
-            params = self._by_direction([kind.floats("weight", w) for w in packed or weights])
+            used = weights if keep or packed is None else packed  # backward may need forward again, of the sources
+            params = self._by_direction([kind.floats("weight", w) for w in used])
             rng = CounterRng(int(given.seed)) if net.dropout else None
             # Outputs are dropped where there is a cache.
             y, last, cache = self._rnn.forward(

@@ -11,6 +11,7 @@ import torch
 from torch.autograd import forward_ad
 
 from . import _autograd, _cores, _gpu, _network, _operators, _transforms
+from ._dynamo import constant_in_graphs
 from ._network import PLAIN, Call, Network
 
 __all__ = ["DTYPES", "Autocast", "autocast", "is_eager", "run", "tell", "unusable"]
@@ -84,11 +85,13 @@ def tell(module: torch.nn.Module, reason: str) -> None:
     told = _told.setdefault(module, set())
     if reason not in told:
         told.add(reason)
-        warnings.warn(
-            f"rnnfast.torch.{type(module).__name__} runs on torch.nn's own code: {reason}",
-            RuntimeWarning,
-            stacklevel=6,  # past _by_torch, forward and the two of torch.nn.Module that call it
-        )
+        _warn(f"rnnfast.torch.{type(module).__name__} runs on torch.nn's own code: {reason}")
+
+
+@constant_in_graphs
+def _warn(message: str) -> None:
+    # Past tell, _by_torch, forward and the two of torch.nn.Module that call it.
+    warnings.warn(message, RuntimeWarning, stacklevel=7)
 
 
 class Autocast:
