@@ -54,9 +54,9 @@ class _Kept(NamedTuple):
 
 
 class _Place(np.ndarray):
-    """A byte of the host that stands for what was kept, and owns it: `kept` is None once it is used."""
+    """A byte of the host that stands for what was kept, and owns it: it goes with the tensors that have the byte."""
 
-    kept: _Kept | None
+    kept: _Kept
 
     @classmethod
     def of(cls, kept: _Kept) -> Tensor:
@@ -115,12 +115,11 @@ class GpuRnn:
     ) -> tuple[Tensor | None, ...] | bool | None:  # fmt: skip
         """The gradients of `sources`, which are x, the initial states and the weights, as far as they are `wanted`,
         else None; weights have all or none. False where there is no cache any more at this place, None where slopes are
-        not what the kernels can take."""
+        not what the kernels can take. Whether to `keep` the cache is for whoever holds the place."""
         owner = _places.get(place.data_ptr())
-        kept = None if owner is None else owner.kept
-        if owner is None or kept is None or kept.network != self.network or kept.shape != sources[0].shape:
+        if owner is None or owner.kept.network != self.network or owner.kept.shape != sources[0].shape:
             return False
-        net, seq = self.network, kept.seq
+        net, seq = self.network, owner.kept.seq
         n = len(sources) - len(weight_shapes(net))  # x and states
         shapes = output_shapes(net, sources[0], seq.batch)
         if not all(d is None or _is_plain(d, sources[n], shapes[i > 0]) for i, d in enumerate(slopes)):
@@ -129,10 +128,8 @@ class GpuRnn:
             kind = cuda.kind_of(sources[n])
             dy, *dstate = (None if d is None else kind.floats("a gradient", d) for d in slopes)
             sums = [_zeros(kind, shape) if any(wanted[n:]) else None for shape in weight_shapes(net)]
-            if not keep:
-                owner.kept = None  # whoever else has it still reads it
             dx, first = self._rnn.backward(
-                kept.cache, kind, seq, dy, dstate, wanted[0], any(wanted[1:n]), True, self._by_direction(sums)
+                owner.kept.cache, kind, seq, dy, dstate, wanted[0], any(wanted[1:n]), True, self._by_direction(sums)
             )
             starts: Sequence[DeviceArray | None] = first or [None] * (n - 1)
             made = zip((dx, *starts, *sums), (*wanted[:n], *[True] * len(sums)), strict=True)
