@@ -284,6 +284,7 @@ def test_golden_file(path, tmp_path):
     assert expected["config"].items() <= model.config.items()
     loss = evaluate_text(model, model.tokenizer.encode(expected["text"]))
     assert loss == pytest.approx(expected["loss"], rel=1e-5)
-    shutil.copy(path, tmp_path / "last.safetensors")
+    for name in ("last", "best"):
+        shutil.copy(path, tmp_path / f"{name}.safetensors")
     fit(expected["text"], out=tmp_path, resume=True, max_steps=40, quiet=True)
     assert checkpoint.read_header(tmp_path / "last.safetensors")["trainer"]["step"] == 40

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import io
+import json
 import math
 import os
 import signal
@@ -14,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnnfast import checkpoint
+from rnnfast import Linear, checkpoint, optim
 from rnnfast._interrupt import Interrupt
 from rnnfast._progress import Progress, duration
 from rnnfast._run_folder import FolderError, check
+from rnnfast.random import CounterRng
 from rnnfast.schedules import Schedule
-from rnnfast.train import BEST, LAST, METRICS, Limits, Trainer, TrainingError
+from rnnfast.train import BEST, LAST, METRICS, Limits, Trainer, TrainingError, update
 from toy import LineTask, Momentum
 
 TIMES = ("items_per_second", "seconds")  # of a row of metrics, differ from run to run
@@ -40,10 +42,11 @@ def trainer(task=None, out=None, *, schedule=None, **limits):
 def comparable(state):
     """Everything in a state but the clock."""
     arrays, meta = state
-    numbers = {k: v for k, v in meta["trainer"].items() if k not in ("seconds", "row_seconds", "rows")}
-    rows = [row[:6] for row in meta["trainer"]["rows"]]
+    clock = ("seconds", "row_seconds", "seconds_evaluated", "eval_seconds")
+    numbers = {k: v for k, v in meta["trainer"].items() if k not in clock}
+    arrays = {**arrays, "trainer.rows": arrays["trainer.rows"][:, :6]}
     arrays = {k: (v.dtype.str, v.shape, v.tobytes()) for k, v in arrays.items()}
-    return arrays, numbers, rows, meta["optimizer"], meta["schedule"], meta["task_state"]
+    return arrays, numbers, meta["optimizer"], meta["schedule"], meta["task_state"]
 
 
 def metrics(out):
@@ -185,6 +188,22 @@ def test_what_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
         trainer(LineTask(losses=[math.nan])).run()
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("clip", [{}, {"clip_value": 1.0}, {"clip_norm": 1.0}, {"clip_value": 1.0, "clip_norm": 1.0}])
+def test_no_gradient_that_is_not_finite_reaches_the_weights(clip, wrong):
+    model, optimizer = Linear(3, 2, seed=0), optim.SGD(0.1)
+    model.rng = CounterRng(0)
+    before = model.state_dict()
+
+    def gradients():
+        model.grads["weight"][1, 2] = wrong
+        return 1.0
+
+    with pytest.raises(FloatingPointError, match="norm of the gradients must be finite"):
+        update(model, optimizer, gradients, **clip)
+    assert all((model.params[name] == before[name]).all() for name in model.params)
+
+
 # ---- files ----
 
 
@@ -201,6 +220,31 @@ def test_files_of_a_run(tmp_path):
         expected.add("loss.png")
         assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert set(os.listdir(out)) == expected
+
+
+def test_overwrite_that_dies_leaves_no_best_of_the_old_run_beside_the_new_one(tmp_path, monkeypatch):
+    trainer(LineTask(), tmp_path).run()
+    old, replaced = (tmp_path / LAST).read_bytes(), []
+
+    def replace(source, target):
+        replaced.append((Path(target).name, sorted(p.name for p in tmp_path.glob("*.safetensors"))))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="cannot write the checkpoint"):
+        trainer(LineTask(), tmp_path).run()
+    assert replaced == [(LAST, [LAST])] and (tmp_path / LAST).read_bytes() == old
+
+
+def test_a_row_for_each_step_does_not_swell_the_description(tmp_path):
+    trainer(LineTask(), tmp_path, max_steps=200, log_every=1).run()
+    arrays, meta = checkpoint.load(tmp_path / LAST)
+    assert arrays["trainer.rows"].shape == (200, 8) and len(json.dumps(meta)) < 3000
+    resumed = trainer(LineTask(), tmp_path, max_steps=201, log_every=1)
+    resumed.resume()
+    rows = resumed.run().rows
+    assert [(r["step"], r["items"]) for r in rows] == [(i, 5 * i) for i in range(1, 202)]
+    assert all(type(r["step"]) is int for r in rows) and [r["val_loss"] for r in rows[:3]] == [None] * 3
 
 
 def test_overwrite_removes_what_the_old_run_left_and_nothing_else(tmp_path):
@@ -304,6 +348,29 @@ def test_resumed_when_all_is_done(tmp_path):
     second.resume()
     assert second.run().step == 60
     assert not task.train_losses and metrics(tmp_path) == before
+
+
+def test_resumed_without_the_best_checkpoint(tmp_path):
+    def best(**limits):
+        task = LineTask(losses=[1.0, 2.0, 3.0])
+        return Trainer(task, Momentum(), Schedule(), Limits(eval_every=10, **limits), out=tmp_path, keep_best=True)
+
+    best(max_steps=20).run()
+    (tmp_path / BEST).unlink()
+    with pytest.raises(checkpoint.CheckpointError, match=f"{BEST} is missing"):
+        best(max_steps=30).resume()
+
+
+def test_resumed_evaluations_by_the_clock_go_on(tmp_path):
+    t = trainer(LineTask(), tmp_path, eval_seconds=1000.0)
+    t._started -= 3000  # they have passed
+    t.run()
+    at = [r["step"] for r in t.rows if r["val_loss"] is not None]
+    second = trainer(LineTask(), tmp_path, max_steps=80, eval_seconds=1000.0)
+    second.resume()
+    assert second.eval_seconds == t.eval_seconds > 0
+    second.run()
+    assert at == [1, 60] and [r["step"] for r in second.rows if r["val_loss"] is not None] == [1, 60, 80]
 
 
 KILLED = """

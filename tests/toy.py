@@ -63,7 +63,7 @@ class LineTask:
         order = np.random.default_rng(epoch).permutation(self.steps_per_epoch)
         return iter(order[start:])
 
-    def train_step(self, batch, optimizer, clip_norm):
+    def train_step(self, batch, optimizer):
         self.steps += 1
         self._event(self.steps)
         if self.events.get(self.steps) == "nan":

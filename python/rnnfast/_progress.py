@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
+
+from ._run_folder import replacing
 
 __all__ = ["Progress", "append_metrics", "duration", "plot_losses", "write_metrics"]
 
@@ -95,9 +96,8 @@ def write_metrics(path: Path, rows: Sequence[Row]) -> None:
     out.write(",".join(COLUMNS) + "\n")
     for row in rows:
         out.write(_csv_line(row))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(out.getvalue(), encoding="ascii")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(out.getvalue(), encoding="ascii")
 
 
 def append_metrics(path: Path, row: Row) -> None:
@@ -121,7 +121,6 @@ def plot_losses(path: Path, rows: Sequence[Row]) -> bool:
     axes.set_ylabel("loss (nats)")
     axes.grid(alpha=0.3)
     axes.legend()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
     return True

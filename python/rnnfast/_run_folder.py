@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from .checkpoint import CheckpointError, remove_stale
 
 __all__ = [
-    "BEST", "LAST", "METRICS", "PLOT", "FolderError", "check", "check_kind", "check_same", "checkpoint_in", "clear",
-    "weights_in",
+    "BEST", "LAST", "METRICS", "PLOT", "FolderError", "check", "check_kind", "check_same", "checkpoint_in", "forget",
+    "replacing", "tidy", "weights_in",
 ]  # fmt: skip
 
 LAST, BEST, METRICS, PLOT = "last.safetensors", "best.safetensors", "metrics.csv", "loss.png"
@@ -38,15 +40,34 @@ def check(out: str | Path | None, *, resume: bool, overwrite: bool) -> None:
         raise FolderError(f"{out} is not empty: resume the run in it, overwrite it, or name another folder")
 
 
-def clear(out: Path, *, resume: bool) -> None:
-    """Remove what a killed process left half written, and for a new run what an earlier one left; nothing else.
-
-    The new run's LAST has replaced the old one by now.
-    """
+def tidy(out: Path) -> None:
+    """Remove what a killed process left half written; nothing else."""
     for name in (LAST, BEST, METRICS, PLOT):
         remove_stale(out / name)
-    for name in () if resume else (BEST, PLOT):
+
+
+def forget(out: Path) -> None:
+    """Remove what an earlier run left, but for its LAST and METRICS, which the new run's replace."""
+    for name in (BEST, PLOT):
         (out / name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Where to write what takes the place of the file `path` when it is there whole; a pipe or a device is written to
+    itself."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        yield target
+        return
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from e
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def checkpoint_in(path: str | Path) -> Path:

@@ -23,7 +23,7 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,21 @@ class CheckpointError(ValueError):
     """A file that cannot be read as a checkpoint, or is not the one that was asked for."""
 
 
-def save(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
-    """Write `arrays` and the jsonable `meta` to `path`, atomically and durably."""
+def save(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, NDArray[Any]],
+    meta: Mapping[str, Any],
+    *,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Write `arrays` and the jsonable `meta` to `path`, atomically and durably. `ready` is called when all is written,
+    before it takes the place of an old file."""
     target = Path(path)
     header, parts = _encode(arrays, meta)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         _write_durably(temporary, [header, *parts])
+        ready()
         os.replace(temporary, target)
         _flush_folder(target.parent)
     except OSError as e:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +29,7 @@ __all__ = ["BEST", "LAST", "METRICS", "Limits", "Result", "Task", "Trainer", "Tr
 Arrays = dict[str, NDArray[Any]]
 _SAVED = (
     *("step", "epoch", "position", "evaluated", "loss", "best_loss", "best_step", "bad_evaluations"),
-    *("rate", "loss_sum", "loss_count", "items", "row_items", "row_seconds"),
+    *("rate", "loss_sum", "loss_count", "items", "row_items", "row_seconds", "seconds_evaluated", "eval_seconds"),
 )  # the trainer's own numbers in a checkpoint, beside its rows of metrics
 
 
@@ -84,17 +84,18 @@ def update(
     """One update of a model that has dropout's generator as `rng`: `gradients` runs it forward and backward, adding
     into its grads, and returns the loss, which update returns.
 
-    Gradients are clipped by value, then by norm. If it raises, neither the parameters nor the optimiser nor dropout's
-    generator have changed.
+    Gradients are clipped by value, then by norm; one that is not finite raises FloatingPointError. If it raises,
+    neither the parameters nor the optimiser nor dropout's generator have changed.
     """
     step = model.rng.step
     try:
         model.zero_grad()
         loss = gradients()
         if clip_value is not None:
+            optim.clip_grad_norm([model], math.inf)  # measures, before an infinite one is clipped too
             optim.clip_grad_value([model], clip_value)
-        if clip_norm is not None:
-            optim.clip_grad_norm([model], clip_norm)
+        if clip_norm is not None or clip_value is None:
+            optim.clip_grad_norm([model], math.inf if clip_norm is None else clip_norm)
         optimizer.step(model)
     except BaseException:
         model.rng.step = step
@@ -149,8 +150,7 @@ class Trainer:
     ) -> None:
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
         self.limits = limits if limits is not None else Limits()
-        # Measured even when not clipped: a gradient that is not finite must never reach the weights.
-        self.clip = dict(clip) if clip else {"clip_norm": math.inf}
+        self.clip = dict(clip or {})
         self.out = None if out is None else Path(out)
         self.options = dict(options or {})
         self.progress = progress if progress is not None else Progress(quiet=True)
@@ -162,11 +162,11 @@ class Trainer:
         self.best_weights: Arrays | None = None
         self._started = started if started is not None else time.monotonic()
         self._before = 0.0  # seconds of the runs that this one resumes
-        self._evaluated_at = self._eval_seconds = 0.0
         self._interrupt = Interrupt()
         # All that follows is in the checkpoint.
         self.step, self.epoch, self.position = 0, 0, 0
         self.evaluated = 0  # the step of the last evaluation
+        self.seconds_evaluated = self.eval_seconds = 0.0  # when it was, how long it took
         self.loss: float | None = None
         self.best_loss: float | None = None
         self.best_step = self.bad_evaluations = 0
@@ -219,7 +219,7 @@ class Trainer:
         if ended is not None:
             return True
         if self.limits.eval_seconds is not None:
-            return self.seconds - self._evaluated_at >= self.limits.eval_seconds
+            return self.seconds - self.seconds_evaluated >= self.limits.eval_seconds
         return self.step % self.eval_every == 0
 
     def _train_step(self, batch: Any) -> None:
@@ -257,7 +257,7 @@ class Trainer:
         self._show_evaluation({} if metrics is None else metrics, sample)
         if self.loss is not None and self.best_step == self.step:
             self._save(BEST)
-        self._evaluated_at, self._eval_seconds = self.seconds, time.monotonic() - t0
+        self.seconds_evaluated, self.eval_seconds = self.seconds, time.monotonic() - t0
         return True
 
     def _take_note(self, loss: float) -> None:
@@ -274,7 +274,7 @@ class Trainer:
         if self.limits.patience is not None and self.bad_evaluations >= self.limits.patience:
             return "patience"
         # The last evaluation takes about as long as the one before it, and belongs to the time allowed.
-        if self.limits.max_time is not None and self.seconds + self._eval_seconds >= self.limits.max_time:
+        if self.limits.max_time is not None and self.seconds + self.eval_seconds >= self.limits.max_time:
             return "time"
         return None
 
@@ -299,7 +299,7 @@ class Trainer:
         """The part of the run that is behind, by whichever limit is nearer."""
         done = self.step / self.total_steps if self.total_steps < math.inf else 0.0
         if self.limits.max_time is not None:
-            allowed = max(1e-9, self.limits.max_time - self._eval_seconds)
+            allowed = max(1e-9, self.limits.max_time - self.eval_seconds)
             done = max(done, self.seconds / allowed)
         return min(1.0, done)
 
@@ -368,14 +368,14 @@ class Trainer:
         arrays |= {f"optimizer.{k}": np.asarray(v) for k, v in optimizer.pop("arrays").items()}
         task_arrays, task_meta = self.task.state_dict()
         arrays |= {f"task.{k}": v for k, v in task_arrays.items()}
-        trainer = {name: getattr(self, name) for name in _SAVED}
-        trainer |= {"seconds": self.seconds, "rows": [[row[c] for c in COLUMNS] for row in self.rows]}
+        rows = [[math.nan if row[c] is None else row[c] for c in COLUMNS] for row in self.rows]
+        arrays["trainer.rows"] = np.array(rows, np.float64).reshape(-1, len(COLUMNS))
         return arrays, {
             "task": self.task.describe(),
             "task_state": task_meta,
             "optimizer": optimizer,
             "schedule": self.schedule.state_dict(),
-            "trainer": trainer,
+            "trainer": {"seconds": self.seconds, **{name: getattr(self, name) for name in _SAVED}},
             "options": self.options,
         }
 
@@ -385,15 +385,14 @@ class Trainer:
         def part(prefix: str) -> Arrays:
             return {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
 
-        self.task.module.load_state_dict(part("model."))
+        self.task.module.load_state_dict(_run_folder.weights_in(arrays))
         self.optimizer.load_state_dict({**meta["optimizer"], "arrays": part("optimizer.")})
         self.task.load_state_dict(part("task."), meta["task_state"])
         self.schedule.load_state_dict(meta["schedule"])
-        trainer = dict(meta["trainer"])
-        self._before = trainer["seconds"]
-        self.rows = [dict(zip(COLUMNS, row, strict=True)) for row in trainer["rows"]]
+        self._before = meta["trainer"]["seconds"]
+        self.rows = [_read_row(values) for values in arrays["trainer.rows"].tolist()]
         for name in _SAVED:
-            setattr(self, name, trainer[name])
+            setattr(self, name, meta["trainer"][name])
         self.optimizer.lr = self.rate
 
     def resume(self) -> None:
@@ -407,20 +406,28 @@ class Trainer:
             self.load_state(arrays, meta)
         except (KeyError, ValueError) as e:
             raise checkpoint.CheckpointError(f"{path} does not fit this training run: {e}") from e
-        if self.keep_best and self.best_loss is not None and (self.out / BEST).exists():
-            best, _ = checkpoint.load(self.out / BEST)
-            self.best_weights = {k[6:]: v for k, v in best.items() if k.startswith("model.")}
+        if self.keep_best and self.best_loss is not None:
+            best = self.out / BEST
+            if not best.exists():
+                raise checkpoint.CheckpointError(f"{best} is missing: the best weights of the run that is resumed")
+            self.best_weights = _run_folder.weights_in(checkpoint.load(best)[0])
 
     def _prepare_out(self) -> None:
         if self.out is None:
             return
         self.out.mkdir(parents=True, exist_ok=True)
-        if self.step == 0:
-            self._save(LAST)  # a folder that cannot be written to, or is full, shows now and not in an hour
-        _run_folder.clear(self.out, resume=self.step > 0)
+        _run_folder.tidy(self.out)
+        if self.step == 0:  # a folder that cannot be written to, or is full, shows now and not in an hour
+            out = self.out
+            checkpoint.save(out / LAST, *self.state(), ready=lambda: _run_folder.forget(out))
         write_metrics(self.out / METRICS, self.rows)
 
     def _save(self, name: str) -> None:
         if self.out is not None:
-            arrays, meta = self.state()
-            checkpoint.save(self.out / name, arrays, meta)
+            checkpoint.save(self.out / name, *self.state())
+
+
+def _read_row(values: Sequence[float]) -> dict[str, Any]:
+    """A row of metrics, from a checkpoint's numbers."""
+    row: dict[str, Any] = {c: None if math.isnan(v) else v for c, v in zip(COLUMNS, values, strict=True)}
+    return {**row, "step": int(row["step"]), "items": int(row["items"])}

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .._run_folder import replacing
+
 __all__ = ["confusion_matrix", "plot_matrix", "write_matrix"]
 
 Counts: TypeAlias = NDArray[np.int64]
@@ -53,4 +55,5 @@ def plot_matrix(path: str | Path, matrix: Counts, names: list[str]) -> None:
     axes.set_yticks(range(count), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    figure.savefig(path, format="png", dpi=120)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
