@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 import rnnfast
 from cases import assert_same, same_bits
-from classify_data import MAKE, NEW, SMALL, C, X, Y, largest_channel, make, quick, ragged
-from rnnfast.classify import SequenceClassifier
+from classify_data import MAKE, NEW, SMALL, C, X, Y, largest_channel, make, quick, ragged, running_sign
+from rnnfast.classify import SequenceClassifier, SequenceLabeler
+from rnnfast.classify.task import SequenceTask
 
 EACH = pytest.mark.parametrize("kind", MAKE)
 
@@ -35,6 +38,18 @@ def test_tokens(embedding_size):
     estimator = SequenceClassifier(**SMALL, embedding_size=embedding_size, max_steps=300).fit(tokens, some)
     assert estimator.n_features_in_ == 5
     assert estimator.score(new, [4 in t for t in new]) >= 0.95
+
+
+def test_tensors_are_as_arrays(torch):
+    same = np.stack([x[:2] for x in X])[:, :, :2]
+    signs = np.stack(running_sign(list(same)))
+    model = SequenceLabeler(**SMALL, max_steps=2).fit(torch.from_numpy(same), torch.from_numpy(signs))
+    assert same_bits(model.predict_proba(torch.from_numpy(same)), model.predict_proba(same))
+
+
+def test_strings_of_any_length_are_labels():
+    labels = Y.astype(np.dtypes.StringDType())
+    assert quick("classifier").classes_.tolist() == SequenceClassifier(max_steps=1).fit(X, labels).classes_.tolist()
 
 
 def test_predictions_have_the_shape_and_labels_of_y():
@@ -90,6 +105,22 @@ def test_scaling_makes_units_irrelevant():
     assert np.isfinite(SequenceClassifier(**SMALL, scale=True, max_steps=5).fit(flat, Y).predict_proba(flat)).all()
 
 
+def test_a_channel_that_never_changes_has_deviation_1():
+    for value in (0.1, -1e30, 0.0, 7.3e-9):
+        columns = np.concatenate([np.full((1001, 1), value), np.arange(1001.0)[:, None]], axis=1)
+        _, deviation = rnnfast.classify.data.mean_and_deviation([columns[:7], columns[7:]])
+        assert deviation[0] == 1 and deviation[1] > 100
+
+
+def test_targets_are_scaled_by_the_training_part_alone():
+    numbers = np.array([x.sum() for x in X], np.float64)
+    model, _ = make("regressor", max_steps=1)
+    model.fit(X, numbers)
+    train, val = rnnfast.classify.data.split(len(X), 0.1, 1)
+    assert len(val) and model.target_scaling_[0] == pytest.approx(numbers[train].mean(), abs=1e-12)
+    assert model.target_scaling_[1] == pytest.approx(numbers[train].std(), abs=1e-12)
+
+
 def test_class_weights():
     rare = [i for i, y in enumerate(Y) if y != "red"] + [i for i, y in enumerate(Y) if y == "red"][:8]
     some, labels = [X[i] for i in rare], Y[rare]
@@ -101,9 +132,51 @@ def test_class_weights():
     (none, _), (balanced, estimator) = reds(None), reds("balanced")
     assert balanced > none
     assert reds({"red": 0.0})[0] <= none
+    estimator.class_weight, estimator.classes_ = {"1": 3.0, 2: 5.0}, np.array([1, 2, 10])  # "1" is 1 in a JSON file
+    assert estimator._class_weights([]).tolist() == [3, 5, 1]
+    estimator.class_weight, estimator.classes_ = "balanced", np.unique(labels)
     trained = np.unique(labels, return_counts=True)[1]
     weights = estimator._class_weights(list(np.repeat([0, 1, 2], trained)))
     np.testing.assert_allclose(weights * trained, len(labels) / 3)
+
+
+def test_an_augmentation_may_change_what_it_gets():
+    def wipe(sequences, rng):
+        for x in sequences:
+            x[:] = 0
+        return sequences
+
+    given = np.stack([x[:2] for x in X])
+    before = given.copy()
+    SequenceClassifier(**SMALL, max_steps=12, augment=wipe, channels_first=False).fit(given, Y)
+    assert same_bits(given, before)
+
+
+def test_an_evaluation_keeps_no_padding():
+    """Its memory grows with the steps, not with the number of sequences times the longest."""
+    lengths = np.r_[np.full(400, 5), 4000]
+    val = [np.random.default_rng(n).standard_normal((n, 1)).astype(np.float32) for n in lengths]
+    labels = [x[:, 0] > 0 for x in val]
+    peaks = []
+    model = SequenceLabeler(hidden_size=2, max_steps=1, batch_size=1, val_frac=0.0)
+    evaluate = SequenceTask.evaluate
+
+    def traced(self):
+        tracemalloc.start()
+        result = evaluate(self)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SequenceTask, "evaluate", traced)
+        model.fit(val[:50], labels[:50], validation=(val, labels))
+    loss = sum(
+        -np.log(p[np.arange(len(p)), y.astype(int)]).sum()
+        for p, y in zip(model.predict_proba(val), labels, strict=True)
+    )
+    assert model.result_.loss == pytest.approx(loss / len(val), rel=1e-5)
+    assert peaks[0] < 400 * 4000 * 2 * 4  # bytes of all outputs, padded
 
 
 def test_augmentation_sees_the_training_batches_alone():

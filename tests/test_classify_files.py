@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -32,12 +33,15 @@ def test_save_and_load(kind, tmp_path):
 def test_load_keeps_what_is_odd(tmp_path):
     labels = np.array([10, -3], np.int8)[(Y == "red").astype(int)]
     estimator = SequenceClassifier(
-        **SMALL,
+        seed=1,
         max_steps=3,
         scale=True,
-        class_weight={-3: 2.0},
+        class_weight=MappingProxyType({-3: 2.0}),
         augment=lambda x, rng: x,
         learning_rate_decay=np.float64(0.3),
+        learning_rate=np.float32(0.01),
+        hidden_size=np.int64(16),
+        bidirectional=np.bool_(True),
     ).fit(X, labels)
     estimator.save(tmp_path / "model")
     other = load(tmp_path / "model")
@@ -71,7 +75,9 @@ def test_not_fitted(tmp_path):
 
 
 def jitter(sequences, rng):
-    return [x + 0.1 * rng.standard_normal(x.shape, np.float32) for x in sequences]
+    for x in sequences:
+        x += 0.1 * rng.standard_normal(x.shape, np.float32)
+    return sequences
 
 
 class Stop:
@@ -109,17 +115,22 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(kind, at, tmp_path):
 def test_resume_refuses_another_run(tmp_path):
     quick_params = SMALL | {"max_steps": 4}
     SequenceClassifier(**quick_params).fit(X, Y, out=tmp_path)
+    same = "as in the run that is resumed"
     for other, data, word in (
-        ({"hidden_size": 3}, (X, Y), "run with another hidden_size: 16, not 3"),
-        ({"batch_size": 3}, (X, Y), "run with another batch_size: 32, not 3"),
+        ({"hidden_size": 3}, (X, Y), f"hidden_size must be 16 {same}, got 3"),
+        ({"batch_size": 3}, (X, Y), f"batch_size must be 32 {same}, got 3"),
+        ({"weight_decay": 5.0}, (X, Y), f"weight_decay must be None {same}, got 5.0"),
+        ({"class_weight": {"red": 2}}, (X, Y), f"class_weight must be None {same}"),
         ({}, (X, Y[::-1]), "run with another sha256"),
-        ({"seed": 4}, (X, Y), "run with another seed: 1, not 4"),
+        ({"seed": 4}, (X, Y), f"seed must be 1 {same}, got 4"),
     ):
-        with pytest.raises(checkpoint.CheckpointError, match=word):
+        with pytest.raises(ValueError, match=word):
             SequenceClassifier(**(quick_params | other)).fit(*data, out=tmp_path, resume=True)
     with pytest.raises(ValueError, match="is not empty"):
         SequenceClassifier(**quick_params).fit(X, Y, out=tmp_path)
     with pytest.raises(ValueError, match="resume needs out"):
         SequenceClassifier(**quick_params).fit(X, Y, resume=True)
+    with pytest.raises(checkpoint.CheckpointError, match="must be a checkpoint of a sequence labeler"):
+        make("labeler")[0].fit(X, MAKE["labeler"][1](X), out=tmp_path, resume=True)
     more = SequenceClassifier(**(quick_params | {"max_steps": 6})).fit(X, Y, out=tmp_path, resume=True)
     assert more.result_.step == 6

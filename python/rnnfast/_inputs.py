@@ -23,6 +23,8 @@ Array = NDArray[Any]
 
 def as_array(name: str, value: Any) -> Array:
     """A NumPy array of numbers, without a copy where that can be: arrays, DLPack objects in CPU memory, lists."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be an array without a mask (its filled() is one), got a masked array")
     if isinstance(value, np.ndarray):
         array = value
     elif hasattr(value, "__dlpack__") and not hasattr(value, "__array_interface__"):

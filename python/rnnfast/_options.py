@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -27,6 +27,7 @@ __all__ = [
     "OptionError",
     "RunOptions",
     "TrainingOptions",
+    "check_frozen",
     "check_options",
     "make_limits",
     "make_trainer",
@@ -51,8 +52,16 @@ class OptionError(ValueError):
 class TrainingOptions:
     """The options that all models share; None is "not used" or "chosen for you"."""
 
+    # What the steps that a run has done, or the weights, are made of, so that it cannot change half-way.
+    FROZEN: ClassVar[tuple[str, ...]] = (
+        *("val_frac", "seed", "dtype", "compute_dtype", "batch_size", "optimizer"),
+        *("momentum", "decay_rate", "weight_decay"),
+    )
+
     val_frac: float = 0.1
     seed: int | None = None
+    dtype: str = "float32"
+    compute_dtype: str | None = None
     # one step
     batch_size: int = 50
     optimizer: str = "adam"
@@ -81,29 +90,20 @@ class TrainingOptions:
     save_every: int | None = None
     log_every: int | None = None
 
-
-@dataclass
-class RunOptions(TrainingOptions):
-    """What the options of the models on texts share: the checks, and how a run gets its options."""
-
-    # Of a subclass: what is in its checkpoints; what is allowed; and what the run's other steps, or the weights, are
-    # made of, so that it cannot change half-way.
-    KIND: ClassVar[str]
-    CHECKS: ClassVar[Mapping[str, Check]]
-    FROZEN: ClassVar[tuple[str, ...]]
-
-    dtype: str = "float32"
-    compute_dtype: str | None = None
-
-    def validate(self: Options) -> Options:
-        wider = "bfloat16" if self.dtype == "float32" else None
-        computes = self.compute_dtype in (None, self.dtype, wider)
-        self.require("compute_dtype", computes, f"None or {self.dtype!r} where dtype is {self.dtype!r}")
-        return self
-
     def require(self, name: str, met: bool, expected: str) -> None:
         if not met:
             raise OptionError(name, expected, getattr(self, name))
+
+
+@dataclass
+class RunOptions(TrainingOptions):
+    """What the options of the models on texts share: how a run gets them."""
+
+    KIND: ClassVar[str]  # what is in its checkpoints
+    CHECKS: ClassVar[Mapping[str, Check]]
+
+    def validate(self: Options) -> Options:
+        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
         return plain(self)
@@ -129,34 +129,44 @@ class RunOptions(TrainingOptions):
         header = checkpoint.read_header(path)
         _run_folder.check_kind(path, header, cls.KIND)
         saved = header.get("options", {})
-        for name in cls.FROZEN:
-            if name in given and name in saved and given[name] != saved[name]:
-                raise OptionError(name, f"{saved[name]!r} as in the run that is resumed", given[name])
+        given = {name: value for name, value in given.items() if (name, value) != ("seed", None)}
         known = {f.name for f in fields(cls)}
-        return cls.from_dict({**{k: v for k, v in saved.items() if k in known}, **given}).validate()
+        chosen = cls.from_dict({**{k: v for k, v in saved.items() if k in known}, **given}).validate()
+        check_frozen(cls.FROZEN, chosen.to_dict(), saved)
+        return chosen
+
+
+def check_frozen(names: Iterable[str], chosen: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Raise OptionError for the first of these options that is not as it was in the run that is resumed."""
+    for name in names:
+        if name in saved and chosen[name] != saved[name]:
+            raise OptionError(name, f"{saved[name]!r} as in the run that is resumed", chosen[name])
 
 
 def check_options(o: TrainingOptions, checks: Mapping[str, Check], *, validates: bool) -> None:
-    """Raise OptionError for the first option that has no allowed value. `validates`: there is a validation part."""
-
-    def require(name: str, met: bool, expected: str) -> None:
-        if not met:
-            raise OptionError(name, expected, getattr(o, name))
-
+    """Raise OptionError for the first option that has no allowed value; NumPy's numbers become Python's. `validates`:
+    there is a validation part."""
     for f in fields(o):
         expected, allowed = checks[f.name]
-        require(f.name, allowed(getattr(o, f.name)), expected)
+        o.require(f.name, allowed(getattr(o, f.name)), expected)
+    vars(o).update(plain(o))
+    computes = o.compute_dtype in (None, o.dtype, "bfloat16" if o.dtype == "float32" else None)
+    o.require("compute_dtype", computes, f"None or {o.dtype!r} where dtype is {o.dtype!r}")
     lower = o.min_learning_rate <= o.learning_rate
-    require("min_learning_rate", lower, f"at most the learning rate ({o.learning_rate})")
-    require("patience", o.patience is None or validates, "None with val_frac 0: nothing to validate on")
+    o.require("min_learning_rate", lower, f"at most the learning rate ({o.learning_rate})")
+    o.require("patience", o.patience is None or validates, "None with val_frac 0: nothing to validate on")
     follows = o.schedule != "plateau" or validates
-    require("schedule", follows, "another one with val_frac 0: plateau needs a validation loss")
+    o.require("schedule", follows, "another one with val_frac 0: plateau needs a validation loss")
 
 
 def plain(o: TrainingOptions) -> dict[str, Any]:
     """Names and values, NumPy's numbers as Python's."""
-    values = {f.name: getattr(o, f.name) for f in fields(o)}
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+    return {f.name: _plain(getattr(o, f.name)) for f in fields(o)}
+
+
+def _plain(v: Any) -> Any:
+    kinds = ((np.bool_, bool), (np.integer, int), (np.floating, float), (np.str_, str))
+    return next((python(v) for numpy, python in kinds if isinstance(v, numpy)), v)
 
 
 # ---- what is allowed ----
@@ -185,12 +195,14 @@ POSITIVE: Check = ("a number greater than 0", lambda v: _is_number(v) and v > 0)
 NOT_NEGATIVE: Check = ("a number of at least 0", lambda v: _is_number(v) and v >= 0)
 BELOW_1: Check = ("a number of at least 0 and less than 1", lambda v: _is_number(v) and 0 <= v < 1)
 FACTOR: Check = ("a number greater than 0 and at most 1", lambda v: _is_number(v) and 0 < v <= 1)
-FLAG: Check = ("True or False", lambda v: isinstance(v, bool))
+FLAG: Check = ("True or False", lambda v: isinstance(v, bool | np.bool_))
 SEED: Check = ("an integer from 0 to 2**64 - 1", lambda v: _is_int(v) and 0 <= v < 2**64)
 
 TRAINING_CHECKS: dict[str, Check] = {
     "val_frac": BELOW_1,
     "seed": optional(SEED),
+    "dtype": one_of("float32", "float64"),
+    "compute_dtype": optional(one_of("float32", "float64", "bfloat16")),
     "batch_size": COUNT,
     "optimizer": one_of("adam", "adamw", "rmsprop", "sgd"),
     "learning_rate": POSITIVE,
@@ -230,7 +242,12 @@ def make_trainer(
     keep_best: bool,
     started: float | None = None,
 ) -> Trainer:
-    """The trainer of a task. `saved`: the options as its checkpoints have them."""
+    """The trainer of a task. `saved`: the options as its checkpoints have them; `keep_best`: there is a validation
+    part."""
+    if not keep_best:
+        where = "where there is nothing to validate on: val_frac takes none of so few"
+        o.require("patience", o.patience is None, f"None {where}")
+        o.require("schedule", o.schedule != "plateau", f"another one {where}")
     return Trainer(
         task,
         _optimizer(o),

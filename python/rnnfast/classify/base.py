@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _run_folder, checkpoint
-from .._options import OptionError, make_trainer
+from .._options import OptionError, check_frozen, make_trainer
 from .._progress import Progress
 from ..batches import pad
 from ..module import parameter_dtype
@@ -54,6 +54,18 @@ class Estimator(Parameters):
         """How good these outputs are, for the progress and for score."""
         raise NotImplementedError
 
+    # ---- what sort it is ----
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether it learns labels, and not numbers."""
+        return hasattr(self, "class_weight")
+
+    @property
+    def of_steps(self) -> bool:
+        """Whether there is a target for each step, and not for each sequence."""
+        return self._pooling() is None
+
     # ---- fitting ----
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -94,6 +106,7 @@ class Estimator(Parameters):
         vars(self).pop("model_", None)
         self._check(validation is not None)
         _run_folder.check(out, resume=resume, overwrite=overwrite)
+        seed = self._resumed_seed(Path(str(out), _run_folder.LAST)) if resume else self.seed
         x = self._read(X, lengths)
         if self.channels_first is None and data.looks_swapped(x):
             warnings.warn(
@@ -103,7 +116,7 @@ class Estimator(Parameters):
             )
         self._learn_inputs(x)
         self._learn_targets(y, x)
-        self.seed_ = self._choose_seed(out, resume)
+        self.seed_ = fresh_seed(seed)
         train, val = self._parts(Part(x, self._read_targets(y, x)), validation)
         self._learn_scaling(train)
         trainer = self._trainer(train, val, out)
@@ -115,12 +128,14 @@ class Estimator(Parameters):
         self.model_: SequenceModel = trainer.task.module
         return self
 
-    def _choose_seed(self, out: str | Path | None, resume: bool) -> int:
-        seed = self.seed
-        if resume and seed is None:
-            task = checkpoint.read_header(Path(str(out), _run_folder.LAST)).get("task", {})
-            seed = task.get("config", {}).get("seed")
-        return fresh_seed(None if seed is None else int(seed))
+    def _resumed_seed(self, path: Path) -> int | None:
+        """The seed of the run that is resumed, which must be one with these parameters."""
+        header = checkpoint.read_header(path)
+        _run_folder.check_kind(path, header, self.KIND)
+        saved = header.get("options", {})
+        seed: int | None = saved.get("seed") if self.seed is None else self.seed
+        check_frozen(self.FROZEN, {**self._jsonable(), "seed": seed}, saved)
+        return seed
 
     def _read(self, X: Any, lengths: Any) -> list[Array]:
         return data.read_sequences(
@@ -130,7 +145,7 @@ class Estimator(Parameters):
     def _learn_inputs(self, x: list[Array]) -> None:
         self.tokens_ = x[0].ndim == 1
         largest = max(int(s.max()) for s in x) + 1 if self.tokens_ else 0
-        self.n_features_in_ = int(self.vocab_size or largest) if self.tokens_ else x[0].shape[1]
+        self.n_features_in_ = (self.vocab_size or largest) if self.tokens_ else x[0].shape[1]
         self._check_inputs(x)
         if self.embedding_size is not None and not self.tokens_:
             raise OptionError("embedding_size", "None where X is not tokens", self.embedding_size)
@@ -177,13 +192,13 @@ class Estimator(Parameters):
         model = SequenceModel(
             self.n_features_in_,
             self._num_outputs(),
-            int(self.hidden_size),
-            int(self.num_layers),
+            self.hidden_size,
+            self.num_layers,
             cell=self.cell,
             bidirectional=self.bidirectional,
-            embedding_size=None if self.embedding_size is None else int(self.embedding_size),
+            embedding_size=self.embedding_size,
             pooling=self._pooling(),
-            dropout=float(self.dropout),
+            dropout=self.dropout,
             nonlinearity=self.nonlinearity,
             dtype=self.dtype,
             compute_dtype=self.compute_dtype,
@@ -195,16 +210,16 @@ class Estimator(Parameters):
             val,
             loss=self._loss(train.targets),
             prepare=self._prepare,
-            batch_size=int(self.batch_size),
+            batch_size=self.batch_size,
             seed=self.seed_,
             augment=self.augment,
             measure=self._measure,
-            description={**self._describe(model), "data": _identity(train, val), "training": self._frozen()},
+            description={**self._describe(model), "data": None if out is None else _identity(train, val)},
         )
         return make_trainer(
             task,
             self,
-            saved=self._jsonable(),
+            saved={**self._jsonable(), "seed": self.seed_},
             out=out,
             progress=Progress(quiet=not self.verbose),
             keep_best=len(val.x) > 0,
@@ -218,7 +233,7 @@ class Estimator(Parameters):
             raise NotFittedError(f"{type(self).__name__} must be fitted first: call fit, or load one that was saved")
         x = self._read(X, lengths)
         self._check_inputs(x)
-        return x, outputs(self.model_, x, self._prepare, max(64, int(self.batch_size)))
+        return x, outputs(self.model_, x, self._prepare, max(64, self.batch_size))
 
     def score(self, X: Any, y: Any, *, lengths: Any = None) -> float:
         """The accuracy, the part of labels that are predicted right; of a regressor R², the part of y's variance that
@@ -249,11 +264,7 @@ class Estimator(Parameters):
 
     @classmethod
     def _restored(cls, arrays: dict[str, Array], task: dict[str, Any], options: dict[str, Any]) -> Any:
-        weight = options.get("class_weight")
-        known = {**options, "augment": None}
-        if isinstance(weight, list):
-            known["class_weight"] = dict(weight)
-        self = cls(**known)
+        self = cls(**cls._from_jsonable(options))
         model = SequenceModel(**task["config"])
         model.load_state_dict(_run_folder.weights_in(arrays))
         for name, value in task["learnt"].items():

@@ -16,6 +16,7 @@ __all__ = [
     "as_numbers",
     "encode",
     "fingerprint",
+    "is_list",
     "looks_swapped",
     "mean_and_deviation",
     "per_step",
@@ -36,7 +37,7 @@ def read_sequences(X: Any, lengths: Any, *, channels_first: bool, dtype: np.dtyp
     Raises TypeError or ValueError naming the first sequence that is empty, of another width than the first, or not
     finite.
     """
-    if _is_list(X):
+    if is_list(X):
         if lengths is not None:
             raise ValueError("lengths must be None where X is a list of sequences, which have their own")
         return _read_list(X, channels_first, dtype)
@@ -61,7 +62,7 @@ def read_sequences(X: Any, lengths: Any, *, channels_first: bool, dtype: np.dtyp
     return [_checked(i, s) for i, s in enumerate(sequences)]
 
 
-def _is_list(X: Any) -> bool:
+def is_list(X: Any) -> bool:
     """A list of sequences, and not an array written as nested lists."""
     if isinstance(X, np.ndarray):
         return X.dtype == object and X.ndim == 1
@@ -133,12 +134,17 @@ def as_labels(name: str, y: Any, count: int) -> Array:
     """(count,) labels: integers, booleans, strings, or floats that are whole numbers."""
     try:
         labels = np.asarray(y)
-        if labels.dtype == object:
-            labels = np.asarray(labels.tolist())
+        if labels.dtype.kind in "OT":  # objects, or strings of any length
+            y = labels.tolist()
+            labels = np.asarray(y)
     except ValueError as e:
         raise ValueError(f"{name} must be labels of shape ({count},), got lists of different lengths") from e
     if labels.shape != (count,):
         raise ValueError(f"{name} must hold one label each, of shape ({count},), got shape {labels.shape}")
+    strings = [isinstance(v, str) for v in y] if isinstance(y, list | tuple) else []
+    if any(strings) and not all(strings):  # NumPy has made strings of all of them
+        wrong, kind = strings.index(not strings[0]), "a string" if strings[0] else "an integer"
+        raise TypeError(f"{name}[{wrong}] must be a label, {kind} as {name}[0] is, got {y[wrong]!r}")
     if labels.dtype.kind not in "iubUf":
         wrong = next((i for i, v in enumerate(labels) if not isinstance(v, str | int | np.generic)), 0)
         raise TypeError(f"{name}[{wrong}] must be a label, a string or an integer, got {labels[wrong]!r}")
@@ -184,6 +190,7 @@ def as_numbers(name: str, y: Any, count: int, outputs: int | None) -> Array:
 def per_step(y: Any, sequences: Sequences) -> list[Any]:
     """y as one entry a sequence, cut to its length where y is an array of rows as long as the longest."""
     count = len(sequences)
+    y = np.asarray(y) if hasattr(y, "__array__") else y
     if isinstance(y, np.ndarray) and y.dtype != object:
         if y.ndim < 2 or len(y) != count or y.shape[1] < max(map(len, sequences)):
             longest = max(map(len, sequences))
@@ -219,7 +226,9 @@ def mean_and_deviation(arrays: list[Array]) -> tuple[Array, Array]:
     count = sum(len(a) for a in arrays)
     mean = sum(a.sum(axis=0, dtype=np.float64) for a in arrays) / count
     variance = sum(np.square(a - mean).sum(axis=0) for a in arrays) / count
-    return np.asarray(mean), np.where(variance > 0, np.sqrt(variance), 1.0)
+    # The mean of equal numbers may be another one by its last bit, so a variance above 0 is not enough.
+    changes = np.any([(a != arrays[0][0]).any(axis=0) for a in arrays], axis=0)
+    return np.asarray(mean), np.where(changes & (variance > 0), np.sqrt(variance), 1.0)
 
 
 def fingerprint(*lists: Sequence[Array]) -> str:

@@ -13,13 +13,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import checkpoint
-from .._numbers import finite_from_zero
 from .._options import FLAG, Check
 from .._run_folder import checkpoint_in
 from . import data
 from .base import Estimator
 from .parameters import CLASS_WEIGHT, POOLING, Array
-from .task import Loss, cross_entropy, squared_error
+from .task import Loss, Part, cross_entropy, squared_error
 
 __all__ = ["SequenceClassifier", "SequenceLabeler", "SequenceRegressor", "load"]
 
@@ -51,9 +50,10 @@ class _Labels(Estimator):
             counts = np.bincount(flat, minlength=len(self.classes_))
             return counts.sum() / (len(counts) * np.maximum(counts, 1.0))
         weights = np.ones(len(self.classes_))
+        by_name = {str(label): label for label in self.classes_.tolist()}  # as a JSON file has numbers
         for label, weight in self.class_weight.items():
-            at = data.encode("class_weight", np.asarray([label]), self.classes_)
-            weights[at] = finite_from_zero(f"class_weight[{label!r}]", weight)
+            at = data.encode("class_weight", np.asarray([by_name.get(label, label)]), self.classes_)
+            weights[at] = weight
         return weights
 
     def _measure(self, found: list[Array], targets: list[Array]) -> dict[str, float]:
@@ -86,10 +86,11 @@ class SequenceClassifier(_Labels):
         channels_first: True: X is (N, C, T), as aeon and sktime have it. False: it is (N, T, C). None, the default,
             reads it as False does, and fit warns where there are fewer steps than channels.
         scale: subtract each channel's mean and divide by its deviation, both over all steps of the training part.
-        class_weight: weights of the classes in the loss: a dict by label (1 where it has none), or "balanced", in
-            inverse proportion to how often they occur.
+        class_weight: weights of the classes in the loss: a dict by label, or by str(label) (1 where it has none), or
+            "balanced", in inverse proportion to how often they occur.
         augment: augment(sequences, generator) -> sequences, applied to each training batch: a list of B arrays
-            (T_i, C), before they are scaled, and a numpy.random.Generator, from which all its chance must come.
+            (T_i, C), before they are scaled, its own to change, and a numpy.random.Generator, from which all its chance
+            must come.
         val_frac: the part of the sequences that is kept to validate on; 0 for none.
 
     Training: batch_size, optimizer ("adam", "adamw", "rmsprop", "sgd"), learning_rate, momentum, decay_rate,
@@ -200,30 +201,31 @@ class SequenceRegressor(Estimator):
         first = np.asarray(data.per_step(y, x)[0] if self.per_step else y)
         self.flat_ = first.ndim == 1  # predictions have no axis of outputs then
         self.n_outputs_ = 1 if self.flat_ else first.shape[-1] if first.ndim == 2 else 0
-        self.target_scaling_: tuple[Array, Array] | None = None
-        targets = self._read_targets(y, x)
-        if self.scale:
-            self.target_scaling_ = data.mean_and_deviation(targets if self.per_step else [np.stack(targets)])
 
     def _read_targets(self, y: Any, x: list[Array]) -> list[Array]:
         outputs = self.n_outputs_ or None
         if not self.per_step:
-            return list(self._scaled(data.as_numbers("y", y, len(x), outputs)))
+            return list(data.as_numbers("y", y, len(x), outputs))
         rows = enumerate(zip(data.per_step(y, x), x, strict=True))
-        return [self._scaled(data.as_numbers(f"y[{i}]", row, len(s), outputs)) for i, (row, s) in rows]
+        return [data.as_numbers(f"y[{i}]", row, len(s), outputs) for i, (row, s) in rows]
 
-    def _scaled(self, targets: Array) -> Array:
-        if self.target_scaling_ is None:
-            return targets
-        mean, deviation = self.target_scaling_
-        scaled: Array = (targets - mean) / deviation
-        return scaled
+    def _learn_scaling(self, train: Part) -> None:
+        super()._learn_scaling(train)
+        self.target_scaling_: tuple[Array, Array] | None = None
+        if self.scale:
+            rows = train.targets if self.per_step else [np.stack(train.targets)]
+            self.target_scaling_ = data.mean_and_deviation(rows)
 
     def _loss(self, targets: list[Array]) -> Loss:
-        return squared_error
+        return squared_error(self.target_scaling_)
+
+    def _values(self, found: list[Array]) -> list[Array]:
+        """The model's outputs, float64 in the units of y."""
+        mean, deviation = self.target_scaling_ or (np.zeros(self.n_outputs_), np.ones(self.n_outputs_))
+        return [f * deviation + mean for f in found]
 
     def _measure(self, found: list[Array], targets: list[Array]) -> dict[str, float]:
-        got, wanted = (np.concatenate([np.atleast_2d(a) for a in arrays]) for arrays in (found, targets))
+        got, wanted = (np.concatenate([np.atleast_2d(a) for a in arrays]) for arrays in (self._values(found), targets))
         unexplained = np.square(got - wanted).sum(axis=0)
         total = np.square(wanted - wanted.mean(axis=0)).sum(axis=0)
         constant = np.where(unexplained == 0, 1.0, 0.0)  # as scikit-learn has it where y never changes
@@ -233,9 +235,7 @@ class SequenceRegressor(Estimator):
         """Float64 numbers, (N,) or (N, K) as y was; with per_step (N, T) or (N, T, K) where X is an array without
         lengths, else a list of N arrays (T_i,) or (T_i, K)."""
         _, found = self._outputs(X, lengths)
-        mean, deviation = self.target_scaling_ or (np.zeros(self.n_outputs_), np.ones(self.n_outputs_))
-        values = [f * deviation + mean for f in found]
-        values = [v[..., 0] for v in values] if self.flat_ else values
+        values = [v[..., 0] for v in self._values(found)] if self.flat_ else self._values(found)
         return as_given(values, X, lengths) if self.per_step else np.stack(values)
 
 
@@ -248,7 +248,7 @@ def softmax(outputs: Array) -> Array:
 
 def as_given(rows: list[Array], X: Any, lengths: Any) -> Any:
     """One array where X was one without lengths."""
-    return np.stack(rows) if isinstance(X, np.ndarray) and X.dtype != object and lengths is None else rows
+    return np.stack(rows) if lengths is None and not data.is_list(X) and not isinstance(X, list | tuple) else rows
 
 
 def load(path: str | Path) -> Any:

@@ -13,16 +13,15 @@ from .._options import (
     BELOW_1,
     COUNT,
     FLAG,
+    NOT_NEGATIVE,
     TRAINING_CHECKS,
     Check,
-    OptionError,
     TrainingOptions,
     check_options,
     one_of,
     optional,
     plain,
 )
-from ..module import compute_dtype_name, parameter_dtype
 from .model import CELLS, POOLINGS
 from .task import Augment
 
@@ -30,9 +29,14 @@ __all__ = ["CLASS_WEIGHT", "POOLING", "Array", "Parameters"]
 
 Array: TypeAlias = NDArray[Any]
 POOLING = one_of(*POOLINGS)
+_LABEL = (str, int, float, np.integer, np.floating, np.bool_)
 CLASS_WEIGHT: Check = (
-    "None, 'balanced' or a dict of labels and weights",
-    lambda v: v is None or isinstance(v, Mapping) or (isinstance(v, str) and v == "balanced"),
+    "None, 'balanced' or a dict of labels and their weights, numbers of at least 0",
+    lambda v: (
+        all(isinstance(label, _LABEL) and NOT_NEGATIVE[1](weight) for label, weight in v.items())
+        if isinstance(v, Mapping)
+        else v is None or (isinstance(v, str) and v == "balanced")
+    ),
 )
 _CHECKS: dict[str, Check] = {
     **TRAINING_CHECKS,
@@ -44,8 +48,6 @@ _CHECKS: dict[str, Check] = {
     "vocab_size": optional(COUNT),
     "dropout": BELOW_1,
     "nonlinearity": one_of("tanh", "relu"),
-    "dtype": one_of("float32", "float64"),
-    "compute_dtype": optional(one_of("float32", "float64", "bfloat16")),
     "channels_first": optional(FLAG),
     "scale": FLAG,
     "augment": ("None or a function of a list of sequences and a generator", lambda v: v is None or callable(v)),
@@ -67,14 +69,17 @@ class Parameters(TrainingOptions):
     vocab_size: int | None = None
     dropout: float = 0.0
     nonlinearity: str = "tanh"
-    dtype: str = "float32"
-    compute_dtype: str | None = None
     channels_first: bool | None = None
     scale: bool = False
     augment: Augment | None = None
     verbose: bool = False
 
     CHECKS: ClassVar[dict[str, Check]] = {}
+    FROZEN: ClassVar[tuple[str, ...]] = (
+        *TrainingOptions.FROZEN,
+        *("hidden_size", "num_layers", "cell", "bidirectional", "embedding_size", "dropout", "nonlinearity", "scale"),
+        *("augment", "class_weight", "pooling", "per_step"),
+    )
     _estimator_type: ClassVar[str | None] = None
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -111,23 +116,18 @@ class Parameters(TrainingOptions):
 
     def _check(self, validation: bool) -> None:
         check_options(self, {**_CHECKS, **self.CHECKS}, validates=validation or self.val_frac > 0)
-        try:
-            compute_dtype_name(self.compute_dtype, parameter_dtype(self.dtype))
-        except ValueError as e:
-            expected = f"None or {self.dtype!r} where dtype is {self.dtype!r}"
-            raise OptionError("compute_dtype", expected, self.compute_dtype) from e
-
-    def _frozen(self) -> dict[str, Any]:
-        """Of the options, what the steps that are still to come of a resumed run depend on."""
-        options = self._jsonable()
-        names = ("val_frac", "batch_size", "optimizer", "momentum", "decay_rate", "scale", "augment", "class_weight")
-        return {name: options[name] for name in names if name in options}
 
     def _jsonable(self) -> dict[str, Any]:
         options = plain(self)
         if self.augment is not None:
             options["augment"] = getattr(self.augment, "__qualname__", type(self.augment).__qualname__)
-        if isinstance(options.get("class_weight"), dict):
+        if isinstance(options.get("class_weight"), Mapping):  # pairs: JSON's names are strings, labels need not be
             pairs = options["class_weight"].items()
             options["class_weight"] = [[np.asarray(k).item(), float(v)] for k, v in pairs]
         return options
+
+    @staticmethod
+    def _from_jsonable(options: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters that _jsonable made this of; of augment only its name is known."""
+        weight = options.get("class_weight")
+        return {**options, "augment": None, **({"class_weight": dict(weight)} if isinstance(weight, list) else {})}

@@ -21,6 +21,7 @@ Arrays = dict[str, Array]
 Prepare: TypeAlias = Callable[[list[Array]], tuple[Array, Array]]  # sequences -> x (T, B, C) or (T, B), lengths (B,)
 Augment: TypeAlias = Callable[[list[Array], np.random.Generator], list[Array]]
 Loss: TypeAlias = Callable[[Array, Array, Array], tuple[float, Array]]  # outputs, targets, lengths -> sum, its gradient
+See: TypeAlias = Callable[[Array, Array, Array], None]
 Measure: TypeAlias = Callable[[list[Array], list[Array]], Mapping[str, float]]  # outputs, targets
 
 
@@ -42,22 +43,33 @@ def cross_entropy(weights: Array | None) -> Loss:
     return loss
 
 
-def squared_error(outputs: Array, targets: Array, lengths: Array) -> tuple[float, Array]:
-    """The mean over the outputs of squared errors; past a sequence's end nothing counts."""
-    error = outputs - targets.astype(outputs.dtype)
-    if error.ndim == 3:
-        error[np.arange(len(error))[:, None] >= lengths] = 0
-    return float(np.square(error, dtype=np.float64).sum()) / error.shape[-1], error * (2 / error.shape[-1])
+def squared_error(scaling: tuple[Array, Array] | None) -> Loss:
+    """The mean over the outputs of squared errors, targets less scaling's mean and in units of its deviation; past a
+    sequence's end nothing counts."""
+
+    def loss(outputs: Array, targets: Array, lengths: Array) -> tuple[float, Array]:
+        if scaling is not None:
+            targets = (targets - scaling[0]) / scaling[1]
+        error = outputs - targets.astype(outputs.dtype)
+        if error.ndim == 3:
+            error[np.arange(len(error))[:, None] >= lengths] = 0
+        return float(np.square(error, dtype=np.float64).sum()) / error.shape[-1], error * (2 / error.shape[-1])
+
+    return loss
 
 
-def outputs(model: SequenceModel, x: list[Array], prepare: Prepare, batch_size: int) -> list[Array]:
-    """The model's outputs of each sequence: (K,), or (T_i, K). The same bits in any batch."""
+def outputs(
+    model: SequenceModel, x: list[Array], prepare: Prepare, batch_size: int, see: See = lambda *batch: None
+) -> list[Array]:
+    """The model's outputs of each sequence: (K,), or (T_i, K). The same bits in any batch. `see` is called with each
+    batch: which sequences, their outputs side by side, their lengths."""
     found: list[Any] = [None] * len(x)
     for batch in Bucketed([len(s) for s in x], batch_size).epoch():
         inputs, lengths = prepare([x[i] for i in batch])
         values = model(inputs, lengths=lengths)
-        for j, i in enumerate(batch):
-            found[i] = values[j] if model.pooling is not None else values[: lengths[j], j]
+        see(batch, values, lengths)
+        for j, i in enumerate(batch):  # copies, so that no batch with its padding is kept
+            found[i] = values[j] if model.pooling is not None else values[: lengths[j], j].copy()
     return found
 
 
@@ -96,7 +108,7 @@ class SequenceTask:
 
     def _augmented(self, x: list[Array], rng: np.random.Generator) -> list[Array]:
         assert self.augment is not None
-        got = self.augment(x, rng)
+        got = self.augment([s.copy() for s in x], rng)  # the sequences themselves may lie in the caller's arrays
         if not isinstance(got, list | tuple) or len(got) != len(x):
             count = len(got) if isinstance(got, list | tuple) else type(got).__name__
             raise ValueError(f"augment must return a list of {len(x)} sequences, got {count}")
@@ -133,10 +145,13 @@ class SequenceTask:
         """The loss on the validation part, by the measure of training, and what the estimator measures."""
         if not self.val.x:
             return None
-        found = outputs(self.module, self.val.x, self.prepare, max(self.batch_size, 64))
-        y, lengths = pad(found) if self.module.pooling is None else (np.stack(found), np.empty(0))
-        total = self.loss(y, self._stack(self.val.targets), lengths)[0]
-        return {"loss": total / len(found), **self.measure(found, self.val.targets)}
+        losses: list[float] = []
+
+        def see(batch: Array, y: Array, lengths: Array) -> None:
+            losses.append(self.loss(y, self._stack([self.val.targets[i] for i in batch]), lengths)[0])
+
+        found = outputs(self.module, self.val.x, self.prepare, max(self.batch_size, 64), see)
+        return {"loss": math.fsum(losses) / len(found), **self.measure(found, self.val.targets)}
 
     def sample(self, step: int) -> str | None:
         return None

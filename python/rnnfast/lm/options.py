@@ -38,8 +38,6 @@ _CHECKS: dict[str, Check] = {
     "embedding_size": optional(COUNT),
     "dropout": BELOW_1,
     "tie_weights": FLAG,
-    "dtype": one_of("float32", "float64"),
-    "compute_dtype": optional(one_of("float32", "float64", "bfloat16")),
     "device": optional(_DEVICE),
     "seq_length": COUNT,
     "print_every": optional(COUNT),
@@ -57,8 +55,9 @@ class FitOptions(RunOptions):
     KIND = "language model"
     CHECKS = _CHECKS
     FROZEN = (
-        *("level", "min_count", "val_frac", "cell", "nonlinearity", "hidden_size", "num_layers", "embedding_size"),
-        *("dropout", "tie_weights", "dtype", "compute_dtype", "seed", "batch_size", "seq_length", "optimizer"),
+        *RunOptions.FROZEN,
+        *("level", "min_count", "cell", "nonlinearity", "hidden_size", "num_layers", "embedding_size"),
+        *("dropout", "tie_weights", "seq_length"),
     )
 
     # the text
@@ -85,4 +84,4 @@ class FitOptions(RunOptions):
         check_options(self, self.CHECKS, validates=self.val_frac != 0)
         tied = not self.tie_weights or self.embedding_size == self.hidden_size
         self.require("embedding_size", tied, f"the hidden size ({self.hidden_size}) for tied weights")
-        return super().validate()
+        return self

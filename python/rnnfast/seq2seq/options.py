@@ -44,8 +44,6 @@ _CHECKS: dict[str, Check] = {
     "attention_size": optional(COUNT),
     "bridge": FLAG,
     "dropout": BELOW_1,
-    "dtype": one_of("float32", "float64"),
-    "compute_dtype": optional(one_of("float32", "float64", "bfloat16")),
     "label_smoothing": BELOW_1,
     "scheduled_sampling": _PART,
     "scheduled_sampling_steps": COUNT_OR_0,
@@ -62,9 +60,10 @@ class Seq2SeqOptions(RunOptions):
     KIND = "sequence to sequence model"
     CHECKS = _CHECKS
     FROZEN = (
-        *("level", "target_level", "min_count", "share_vocabulary", "val_frac", "cell", "nonlinearity", "hidden_size"),
+        *RunOptions.FROZEN,
+        *("level", "target_level", "min_count", "share_vocabulary", "cell", "nonlinearity", "hidden_size"),
         *("num_layers", "embedding_size", "bidirectional", "encoder_size", "encoder_layers", "attention"),
-        *("attention_size", "bridge", "dropout", "dtype", "compute_dtype", "seed", "batch_size", "optimizer"),
+        *("attention_size", "bridge", "dropout"),
     )
 
     batch_size: int = 64
@@ -98,4 +97,4 @@ class Seq2SeqOptions(RunOptions):
         check_options(self, self.CHECKS, validates=True)  # fit sees whether there is a validation part
         alike = not self.share_vocabulary or self.target_level in (None, self.level)
         self.require("target_level", alike, f"{self.level!r} as the sources' for a shared vocabulary")
-        return super().validate()
+        return self
