@@ -29,6 +29,10 @@ def check(made, args, data=None):
         made.error(f"--data: {args.data} is not there. It is {data}")
     if any("=" not in pair for pair in args.set):
         made.error("--set takes OPTION=JSON, as in hidden_size=64")
+    try:
+        changes(args)
+    except ValueError as e:
+        made.error(f"--set takes OPTION=JSON, where a string has quotes (cell='\"gru\"'): {e}")
     return args
 
 

@@ -20,11 +20,13 @@ import pytest
 import rnnfast
 from cli_runs import SMALL, TEXT, Stdin, command, run, state, text_file, train
 from rnnfast import checkpoint
-from rnnfast._options import make_limits
+from rnnfast._options import TrainingOptions, make_limits
+from rnnfast.classify import SequenceLabeler
 from rnnfast.cli import common, main
 from rnnfast.cli.lm_flags import option_names
 from rnnfast.lm import fit, load
 from rnnfast.lm.options import FitOptions
+from rnnfast.seq2seq.options import Seq2SeqOptions
 from test_train import metrics
 
 
@@ -191,6 +193,26 @@ def test_limits_are_those_that_are_given():
         make_limits(FitOptions(**o)).max_epochs for o in ({}, {"max_steps": 9}, {"max_time": 9}, {"max_epochs": 3})
     ]
     assert epochs == [50, None, None, 3]
+
+
+def test_numbers_of_numpy_become_those_of_python():
+    given = {"hidden_size": np.int64(8), "embedding_size": np.uint8(8), "tie_weights": np.bool_(True)}
+    given |= {"learning_rate": np.float32(0.5), "dropout": np.longdouble(0.25), "cell": np.str_("gru")}
+    options = FitOptions(**given).validate().to_dict()
+    for name, value in given.items():
+        assert options[name] == value and type(options[name]) in (int, bool, float, str)
+    assert json.loads(json.dumps(options)) == options
+
+
+def test_what_a_run_is_made_of_is_the_same_for_all_kinds():
+    for kind in (FitOptions, Seq2SeqOptions, SequenceLabeler):
+        assert set(TrainingOptions.FROZEN) < set(kind.FROZEN)
+
+
+def test_the_config_of_a_run_resumes_it(tmp_path):
+    config = text_file(tmp_path, json.dumps({"seed": None, "max_steps": 3, "hidden_size": 4}), "config.json")
+    out = train(tmp_path, small=["--config", config])
+    assert main(["lm", "train", "--out", str(out), "--resume", "--config", config, "--max-steps", "5", "--quiet"]) == 0
 
 
 def test_max_time(tmp_path, capsys):

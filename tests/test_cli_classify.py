@@ -8,6 +8,7 @@ import json
 import re
 import signal
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,6 +103,11 @@ def test_labels_of_steps_and_numbers(files):
     assert read(files / "numbers.csv", numbers=True).y == list(map(len, X))
     tokens = read(files / "tokens.csv")
     assert tokens.X[3].dtype == np.int64 and tokens.X[3].tolist() == ragged(60, tokens=True)[3].tolist()
+    text = (files / "rows.csv").read_text()
+    (files / "bom.csv").write_text("\ufeff" + text, encoding="utf-8")
+    assert list(read(files / "bom.csv").y) == list(Y)
+    np.savez(files / "ones.npz", X=np.ones((2, C)), y=np.array(["a", "b"]), lengths=[1, 1])
+    assert [y.tolist() for y in read(files / "ones.npz", steps=True).y] == [["a"], ["b"]]
     turned = read(files / "uea.ts", channels_first=True)
     assert turned.X[0].shape == (C, len(X[0]))
 
@@ -146,6 +152,24 @@ def test_predict(files, trained, tmp_path, capsys):
     output = tmp_path / "labels.csv"
     assert main(["classify", "predict", str(trained), str(files / "bare.npz"), "--output", str(output)]) == 0
     assert [r["label"] for r in csv.DictReader(output.open())] == model.predict(X).tolist()
+
+
+def test_predict_does_not_look_at_labels(files, labeler, trained, numbers, tmp_path, capsys):
+    (tmp_path / "blank.csv").write_text("sequence,c0,c1,c2,label\ns,1,2,3,\n")
+    (tmp_path / "other.ts").write_text("@classLabel true a\n@data\n1:2:3:?\n")
+    np.savez(tmp_path / "dates.npz", X=np.ones((1, 1, 3)), y=np.array(["2026-01-02"], "M8[D]"))
+    for model in (labeler, trained, numbers):
+        for name in ("blank.csv", "other.ts", "dates.npz"):
+            assert main(["classify", "predict", str(model), str(tmp_path / name)]) == 0
+            assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_output_to_a_device_or_a_link_goes_there(files, trained, tmp_path):
+    (tmp_path / "link.csv").symlink_to("labels.csv")
+    for output in ("/dev/null", str(tmp_path / "link.csv")):
+        assert main(["classify", "predict", str(trained), str(files / "bare.csv"), "--output", output]) == 0
+    assert not Path("/dev/null").is_file() and (tmp_path / "link.csv").is_symlink()
+    assert len((tmp_path / "labels.csv").read_text().splitlines()) == 6
 
 
 def test_eval_writes_the_confusion_matrix(files, trained, tmp_path, capsys):
@@ -197,6 +221,22 @@ def test_stopped_by_ctrl_c_and_resumed_is_the_same(files, tmp_path):
     assert resumed == straight
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "padded.npz"])
+def test_weights_of_classes_from_a_config_are_resumed_and_saved(files, tmp_path, capsys, name):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"class_weight": {"red": 2.0}, "seed": None}))
+    line = ["classify", "train", str(files / name), "--out", str(tmp_path / "run"), "--quiet", "--config", str(config)]
+    assert main([*line, "--max-steps", "2", "--save-config", str(tmp_path / "all.json")]) == 0
+    for again in ([], ["--resume", "--max-steps", "4"]):
+        if again:
+            assert main([*line[:-2], *again]) == 0  # the command that Ctrl-C prints
+        assert load(tmp_path / "run").class_weight == {"red": 2.0}
+    assert main([*line, "--resume", "--max-steps", "5"]) == 0
+    assert json.loads((tmp_path / "all.json").read_text())["class_weight"] == {"red": 2.0}
+    line[line.index("--config") + 1] = str(tmp_path / "all.json")
+    assert main([*line, "--overwrite"]) == 0
+
+
 def test_config(files, tmp_path):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"rnn-size": 5, "bidirectional": True, "max_steps": 4, "scale": True}))
@@ -224,7 +264,10 @@ USE = [
     ("classify train {csv} --resume", 2, "--resume: needs --out"),
     ("classify train {csv} --out {run}", 2, "--out: .*run is not empty"),
     ("classify train {csv} --out {run} --resume --task label", 2, "--task: must be classify as in the run"),
-    ("classify train {csv} --out {run} --resume --rnn-size 9", 1, "run with another .*: 8, not 9"),
+    ("classify train {csv} --out {run} --resume --rnn-size 9", 2, "--rnn-size: must be 8 as in the run .* got 9"),
+    ("classify train {csv} --out {run} --resume --weight-decay 5", 2, "--weight-decay: must be None as .* got 5.0"),
+    ("classify train {tmp}/none.csv --rnn-size 0 --save-config {tmp}/c --out {tmp}/o", 2, "--rnn-size: must be"),
+    ("classify predict {run} {csv} --output {tmp}/none/labels.csv", 1, "/none/labels.csv: No such file"),
     (
         "classify train {csv} --embedding-size 3 --out {tmp}/o",
         2,
@@ -242,6 +285,14 @@ USE = [
     ("classify eval {tmp} {csv}", 1, "holds no checkpoint"),
     ("classify eval {csv} {csv}", 1, "is not a checkpoint"),
 ]
+
+
+def npy(array):
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
+
+
 FILES = [
     ("a.txt", "", "the name must end in .npz, .csv or .ts"),
     ("a.csv", "", "line 1: the header must have sequence, label and channels, got ''"),
@@ -251,13 +302,19 @@ FILES = [
     ("a.csv", HEAD + "s,1,2,x\n\ns,1,two,x\n", "line 4, column b: must be a number, got 'two'"),
     ("a.csv", HEAD + "s,1,2,x\ns,1,2,y\n", "line 3: label must be 'x' as in the rows of sequence s before, got 'y'"),
     ("a.csv", HEAD + "s,1,2,x\nt,1,2,y\ns,1,2,x\n", "line 4: the rows of sequence s must follow one another"),
-    ("a.csv", HEAD + "s,1,2,x\nt,1,nan,y\n", r"X\[1\] must be finite, got nan at step 0, channel 1"),
+    ("a.csv", HEAD + "s,1,2,x\nt,1,nan,y\n", "line 3, column b: must be a number, got 'nan'"),
+    ("a.csv", HEAD + "s,1,2,x\nt,1,2,\n", "line 3: label must be given, got ''"),
+    ("a.csv", HEAD + 's,1,2,x\n"t,1,2,y\n', "line 3: must be CSV: unexpected end of data"),
+    ("a.csv", "sequence,a,label,label\ns,1,x,y\n", "line 1: the header must have one column called label, got 2"),
     ("a.csv", HEAD + "s,1,2,x\ns,1,2,x\nt,1,2,x\nt,1,2,x\n", "y must hold at least 2 classes, got 1"),
     ("a.csv", "sequence,a,b\ns,1,2\n", "must hold labels, got none"),
     ("a.csv", "sequence,token,label\ns,1.5,x\n", "line 2, column token: must be an integer, got '1.5'"),
     ("a.csv", b"sequence,a,label\ns,1,\xfc\n", "must be UTF-8 text, got byte 0xfc"),
     ("a.ts", "@data\n1,2:3,4:x\n1,2:3:y\n", "line 3: must have 2 channels of one length, got 2 of lengths 2, 1"),
     ("a.ts", "@data\n1,2:3,4:x\n1,2:y\n", "line 3: must have 2 channels of one length, got 1 of lengths 2"),
+    ("a.ts", "@classLabel true a B\n@data\n1:B\n2:b\n", "line 4: the label must be one of .* B, a, got 'b'"),
+    ("a.ts", "@data\n1:x\n2:\n", "line 3: the label must be given, got ''"),
+    ("a.ts", "@\n@data\n1:x\n", "y must hold at least 2 classes, got 1"),
     ("a.ts", "@data\n1,?:x\n", "line 2, channel 0: must be a number, got '?'"),
     ("a.ts", "1,2:x\n", "line 1: must begin with @ or #, or come after @data"),
     ("a.ts", "@timestamps true\n@data\n", "line 1: series with time stamps are not supported"),
@@ -265,6 +322,13 @@ FILES = [
     ("a.ts", "@classlabel false\n@data\n1,2:3,4\n", "must hold labels, got none"),
     ("a.npz", b"", "must be an .npz file of numbers and strings"),
     ("a.npz", b"PK\x03\x04half", "must be an .npz file of numbers and strings"),
+    ("a.npz", {"X": np.ones((4, 2, 1), bool), "y": [0, 1, 0, 1]}, "a.npz: X must be numbers, got bool of shape"),
+    ("a.npz", {"X": 1.0, "y": [0]}, "a.npz: X must be numbers, got float64 of shape ()"),
+    ("a.npz", {"X": np.ones((2, 2, 1)), "y": [b"a", b"b"]}, "a.npz: y must be labels, .* got [|]S1 of shape"),
+    ("a.npz", {"X": np.ones((1, 2, 1)), "y": np.array(["2026-01-02"], "M8[D]")}, "y must be labels, .* got datetime64"),
+    ("a.npz", {"X": np.ones((2, 2, 1)), "y": 1}, "a.npz: y must be labels, .* got int64 of shape ()"),
+    ("a.npz", {"X": np.ones((2, 1)), "y": [0, 1], "lengths": [True, True]}, "lengths must be integers, got bool"),
+    ("a.npz", npy(np.ones(3)), "must be an .npz file of numbers and strings: it is an .npy file"),
     ("a.npz", {"x": np.zeros(3)}, "must hold arrays X, y and, if need be, lengths, got x"),
     (
         "a.npz",

@@ -18,7 +18,7 @@ import pytest
 from rnnfast import Linear, checkpoint, optim
 from rnnfast._interrupt import Interrupt
 from rnnfast._progress import Progress, duration
-from rnnfast._run_folder import FolderError, check
+from rnnfast._run_folder import FolderError, check, replacing
 from rnnfast.random import CounterRng
 from rnnfast.schedules import Schedule
 from rnnfast.train import BEST, LAST, METRICS, Limits, Trainer, TrainingError, update
@@ -289,6 +289,22 @@ def test_folders_that_are_taken(tmp_path):
     check(tmp_path, resume=True, overwrite=False)
     check(tmp_path, resume=False, overwrite=True)
     assert os.listdir(tmp_path) == [LAST]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.csv"]
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["a.csv"]
+    with pytest.raises(FileNotFoundError) as e, replacing(tmp_path / "none" / "a.csv") as temporary:
+        temporary.write_text("new")
+    assert e.value.filename == str(tmp_path / "none" / "a.csv")
 
 
 # ---- resume ----

@@ -6,15 +6,17 @@
     .csv  a row for each step, with a header: `sequence`, any name, the same in all rows of a sequence, which follow one
           another; `label` (not needed to predict); all other columns are numbers, the channels; a single one called
           `token` holds tokens
-    .ts   a line for each sequence: its channels separated by ":", a channel's values by ",", the label last
+    .ts   a line for each sequence: its channels separated by ":", a channel's values by ",", the label last, one of
+          those that @classLabel lists
 
-A label is one for the sequence, or one for each step where steps are labelled.
+A label is one for the sequence, or one for each step where steps are labelled. None may be missing, nor a number.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
+import math
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -36,8 +38,11 @@ class Loaded(NamedTuple):
     names: list[str]
 
 
-def read(path: str | Path, *, steps: bool = False, numbers: bool = False, channels_first: bool = False) -> Loaded:
-    """The sequences in a file. `steps`: there is a label for each step; `numbers`: labels are numbers, not names.
+def read(
+    path: str | Path, *, steps: bool = False, numbers: bool = False, channels_first: bool = False, labels: bool = True
+) -> Loaded:
+    """The sequences in a file. `steps`: there is a label for each step; `numbers`: labels are numbers, not names;
+    `labels`: whether they are looked at.
 
     Sequences come time first from .csv and .ts; with channels_first they are turned, as the arrays of an .npz file are
     taken then. Raises ValueError naming the line, or OSError.
@@ -46,10 +51,10 @@ def read(path: str | Path, *, steps: bool = False, numbers: bool = False, channe
     if path.suffix not in FORMATS:
         raise ValueError(f"{path}: the name must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     if path.suffix == ".npz":
-        return _read_npz(path)
+        return _read_npz(path, steps, numbers, labels)
     try:
-        with open(path, encoding="utf-8", newline="") as f:
-            loaded = _read_csv(f, path, steps) if path.suffix == ".csv" else _read_ts(f, path, steps)
+        with open(path, encoding="utf-8-sig", newline="") as f:
+            loaded = _read_csv(f, path, steps, labels) if path.suffix == ".csv" else _read_ts(f, path, steps, labels)
     except UnicodeDecodeError as e:
         raise ValueError(f"{path} must be UTF-8 text, got byte {e.object[e.start]:#04x}") from e
     y = loaded.y
@@ -69,20 +74,33 @@ def _as_number(label: Any, path: Path, name: str) -> Any:
 # ---- .npz ----
 
 
-def _read_npz(path: Path) -> Loaded:
+def _read_npz(path: Path, steps: bool, numbers: bool, labels: bool) -> Loaded:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        arrays = np.load(path, allow_pickle=False)
+        if isinstance(arrays, np.ndarray):
+            raise ValueError("it is an .npy file")
+        with arrays:
             found = {name: arrays[name] for name in arrays.files}
     except (ValueError, EOFError, zipfile.BadZipFile) as e:
         raise ValueError(f"{path} must be an .npz file of numbers and strings: {e}") from e
     if "X" not in found or not found.keys() <= {"X", "y", "lengths"}:
         raise ValueError(f"{path} must hold arrays X, y and, if need be, lengths, got {', '.join(found) or 'none'}")
+    if not labels:
+        found.pop("y", None)
+    for name, what, kinds in (
+        ("X", "numbers", "fiu"),
+        ("y", "numbers" if numbers else "labels, integers or strings", "fiu" if numbers else "fiubU"),
+        ("lengths", "integers", "iu"),
+    ):
+        array = found.get(name)
+        if array is not None and (array.dtype.kind not in kinds or not array.ndim):
+            raise ValueError(f"{path}: {name} must be {what}, got {array.dtype} of shape {array.shape}")
     X, y, lengths = found["X"], found.get("y"), found.get("lengths")
     if lengths is not None and (X.ndim == 1 or (X.ndim == 2 and X.dtype.kind == "f")):  # one after the other
-        if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any() or lengths.sum() != len(X):
+        if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != len(X):
             raise ValueError(f"{path}: lengths must be integers whose sum is the {len(X)} rows of X")
         ends = np.cumsum(lengths)[:-1]
-        if y is not None and len(y) == len(X) != len(lengths):
+        if steps and y is not None and len(y) == len(X):
             y = np.split(y, ends)
         X, lengths = np.split(X, ends), None
     return Loaded(X, y, lengths, [str(i) for i in range(len(X))])
@@ -91,19 +109,22 @@ def _read_npz(path: Path) -> Loaded:
 # ---- .csv ----
 
 
-def _read_csv(lines: Iterable[str], path: Path, steps: bool) -> Loaded:
-    rows = csv.reader(lines)
-    header = [name.strip() for name in next(rows, [])]
+def _read_csv(lines: Iterable[str], path: Path, steps: bool, labels: bool) -> Loaded:
+    rows = _csv_rows(lines, path)
+    header = [name.strip() for name in next(rows, (1, []))[1]]
     channels = [i for i, name in enumerate(header) if name not in ("sequence", "label")]
     if "sequence" not in header or not channels:
         raise ValueError(f"{path}, line 1: the header must have sequence, label and channels, got {','.join(header)!r}")
-    where, label = header.index("sequence"), header.index("label") if "label" in header else None
+    twice = next((name for name in ("sequence", "label", "token") if header.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{path}, line 1: the header must have one column called {twice}, got {header.count(twice)}")
+    where, label = header.index("sequence"), header.index("label") if labels and "label" in header else None
     tokens = [header[i] for i in channels] == ["token"]
     x: list[Any] = []
     y: list[Any] = []
     names: list[str] = []
     seen: set[str] = set()
-    for name, group in itertools.groupby(_numbered(rows, len(header), path), key=lambda row: row[1][where]):
+    for name, group in itertools.groupby(_of_width(rows, len(header), path), key=lambda row: row[1][where]):
         part = list(group)
         if name in seen:
             raise ValueError(f"{path}, line {part[0][0]}: the rows of sequence {name} must follow one another")
@@ -115,21 +136,32 @@ def _read_csv(lines: Iterable[str], path: Path, steps: bool) -> Loaded:
         x.append(np.array(values, np.int64)[:, 0] if tokens else np.array(values))
         names.append(name)
         if label is not None:
-            labels = [row[label] for _, row in part]
-            for (line, _), other in zip(part, labels, strict=True):
-                if not steps and other != labels[0]:
+            given = [row[label] for _, row in part]
+            for (line, _), other in zip(part, given, strict=True):
+                if not other.strip():
+                    raise ValueError(f"{path}, line {line}: label must be given, got {other!r}")
+                if not steps and other != given[0]:
                     raise ValueError(
-                        f"{path}, line {line}: label must be {labels[0]!r} as in the rows of sequence {name} before, "
+                        f"{path}, line {line}: label must be {given[0]!r} as in the rows of sequence {name} before, "
                         f"got {other!r}"
                     )
-            y.append(np.array(labels) if steps else labels[0])
+            y.append(np.array(given) if steps else given[0])
     if not x:
         raise ValueError(f"{path} must hold at least one sequence, got none")
     return Loaded(x, y if label is not None else None, None, names)
 
 
-def _numbered(rows: Iterator[list[str]], width: int, path: Path) -> Iterator[tuple[int, list[str]]]:
-    for line, row in enumerate(rows, 2):
+def _csv_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[int, list[str]]]:
+    rows = csv.reader(lines, strict=True)
+    try:
+        for row in rows:
+            yield rows.line_num, row
+    except csv.Error as e:
+        raise ValueError(f"{path}, line {rows.line_num}: must be CSV: {e}") from e
+
+
+def _of_width(rows: Iterator[tuple[int, list[str]]], width: int, path: Path) -> Iterator[tuple[int, list[str]]]:
+    for line, row in rows:
         if not row:
             continue
         if len(row) != width:
@@ -139,19 +171,21 @@ def _numbered(rows: Iterator[list[str]], width: int, path: Path) -> Iterator[tup
 
 def _number(text: str, token: bool, where: str) -> float | int:
     try:
-        return int(text) if token else float(text)
+        number = int(text) if token else float(text)
     except ValueError:
-        kind = "an integer" if token else "a number"
-        raise ValueError(f"{where}: must be {kind}, got {text.strip()!r}") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{where}: must be {'an integer' if token else 'a number'}, got {text.strip()!r}")
+    return number
 
 
 # ---- .ts ----
 
 
-def _read_ts(lines: Iterable[str], path: Path, steps: bool) -> Loaded:
-    if steps:
+def _read_ts(lines: Iterable[str], path: Path, steps: bool, labels: bool) -> Loaded:
+    if steps and labels:
         raise ValueError(f"{path}: .ts files have one label a sequence, and no labels of steps")
-    labelled, in_data = True, False
+    labelled, in_data, classes = True, False, set[str]()
     x: list[Any] = []
     y: list[str] = []
     for number, text in enumerate(lines, 1):
@@ -159,11 +193,12 @@ def _read_ts(lines: Iterable[str], path: Path, steps: bool) -> Loaded:
         if not text or text.startswith("#"):
             continue
         if text.startswith("@"):
-            word, *rest = text[1:].lower().split()
+            word, *rest = text[1:].split() or [""]
+            word, true = word.lower(), [r.lower() for r in rest[:1]] == ["true"]
             in_data |= word == "data"
             if word in ("classlabel", "targetlabel"):
-                labelled = rest[:1] == ["true"]
-            if word == "timestamps" and rest[:1] == ["true"]:
+                labelled, classes = true, set(rest[1:]) if word == "classlabel" else set()
+            if word == "timestamps" and true:
                 raise ValueError(f"{path}, line {number}: series with time stamps are not supported")
             continue
         if not in_data:
@@ -178,8 +213,12 @@ def _read_ts(lines: Iterable[str], path: Path, steps: bool) -> Loaded:
             got = ", ".join(str(len(v)) for v in values)
             wanted = f"{x[0].shape[1]} channels" if x else "channels"
             raise ValueError(f"{where}: must have {wanted} of one length, got {len(values)} of lengths {got}")
+        label = last.strip()
+        if labelled and labels and (not label or (classes and label not in classes)):
+            which = f"one of those of @classLabel, {', '.join(sorted(classes))}" if classes else "given"
+            raise ValueError(f"{where}: the label must be {which}, got {label!r}")
         x.append(np.array(values).T)
-        y.append(last.strip())
+        y.append(label)
     if not x:
         raise ValueError(f"{path} must hold at least one sequence, got none")
-    return Loaded(x, y if labelled else None, None, [str(i) for i in range(len(x))])
+    return Loaded(x, y if labelled and labels else None, None, [str(i) for i in range(len(x))])

@@ -13,12 +13,21 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from .classify_flags import CLASSIFY_FLAGS
-from .common import UsageError, add_run_flags, options_as_flags, read_config, report, set_threads, write_config
+from .common import (
+    UsageError,
+    add_run_flags,
+    options_as_flags,
+    read_config,
+    report,
+    set_threads,
+    write_config,
+    write_text,
+)
 from .lm_flags import add_train_flags, option_names
 
 __all__ = ["add_commands"]
@@ -79,12 +88,14 @@ def _train(args: argparse.Namespace) -> int:
     with options_as_flags(flags, "classify train"):
         check(out, resume=args.resume, overwrite=args.overwrite)
         task: str = args.task or "classify"
-        saved: dict[str, Any] = {}
         if args.resume:
             task, saved = _saved(read_header(Path(out, LAST)), args.task)
-        estimator = _make(task, {**saved, **given}, verbose=not args.quiet)
+            given = {**saved, **{name: value for name, value in given.items() if (name, value) != ("seed", None)}}
+        estimator = _make(task, given, verbose=not args.quiet)
+        estimator._check(args.validation is not None)
         if args.save_config is not None:
-            write_config(args.save_config, {k: v for k, v in estimator._jsonable().items() if k in flags})
+            options = estimator._from_jsonable(estimator._jsonable())
+            write_config(args.save_config, {name: value for name, value in options.items() if name in flags})
         set_threads(args.threads)
         loaded = _read(args.data, estimator)
         val = None if args.validation is None else _read(args.validation, estimator)
@@ -120,6 +131,8 @@ def _one_line_warnings() -> Iterator[None]:
 
 def _saved(header: dict[str, Any], task: str | None) -> tuple[str, dict[str, Any]]:
     """(the task of the run that is resumed, its options)"""
+    from ..classify.base import Estimator
+
     options = header.get("options", {})
     kinds = {"sequence classifier": "classify", "sequence labeler": "label"}
     kind = header.get("task", {}).get("kind")
@@ -128,7 +141,7 @@ def _saved(header: dict[str, Any], task: str | None) -> tuple[str, dict[str, Any
         raise UsageError(
             f"argument --task: must be {there} as in the run that is resumed, got {task}", "classify train"
         )
-    return there, options
+    return there, Estimator._from_jsonable(options)
 
 
 def _make(task: str, given: dict[str, Any], *, verbose: bool) -> Any:
@@ -155,40 +168,33 @@ def _predict(args: argparse.Namespace) -> int:
 
     set_threads(args.threads)
     model = load(args.checkpoint)
-    if args.proba and not hasattr(model, "classes_"):
+    if args.proba and not model.has_classes:
         raise UsageError("argument --proba: needs a model of labels, got one of numbers", "classify predict")
-    loaded = _read(args.data, model)
-    steps = _of_steps(model)
+    loaded = _read(args.data, model, labels=False)
+    steps = model.of_steps
     columns: list[Any] = [model.predict(loaded.X, lengths=loaded.lengths)]
-    head = ["label"] if hasattr(model, "classes_") else _value_names(model)
+    head = ["label"] if model.has_classes else _value_names(model)
     if args.proba:
         columns.append(model.predict_proba(loaded.X, lengths=loaded.lengths))
         head += [f"p({c})" for c in model.classes_.tolist()]
-    with _output(args.output) as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(["sequence", *(["step"] if steps else []), *head])
-        for i, name in enumerate(loaded.names):
-            rows = [np.atleast_1d(c[i]).reshape(len(columns[0][i]) if steps else 1, -1) for c in columns]
-            for step, cells in enumerate(zip(*rows, strict=True)):
-                values = [value for cell in cells for value in cell.tolist()]
-                writer.writerow([name, *([step] if steps else []), *values])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["sequence", *(["step"] if steps else []), *head])
+    for i, name in enumerate(loaded.names):
+        rows = [np.atleast_1d(c[i]).reshape(len(columns[0][i]) if steps else 1, -1) for c in columns]
+        for step, cells in enumerate(zip(*rows, strict=True)):
+            values = [value for cell in cells for value in cell.tolist()]
+            writer.writerow([name, *([step] if steps else []), *values])
+    if args.output is None:
+        sys.stdout.write(text.getvalue())
+        sys.stdout.flush()
+    else:
+        write_text(args.output, text.getvalue())
     return 0
 
 
 def _value_names(model: Any) -> list[str]:
     return ["value"] if model.n_outputs_ == 1 else [f"value_{i}" for i in range(model.n_outputs_)]
-
-
-@contextlib.contextmanager
-def _output(path: str | None) -> Iterator[TextIO]:
-    """A file that is there whole or not at all, or standard output."""
-    text = io.StringIO()
-    yield text
-    if path is None:
-        sys.stdout.write(text.getvalue())
-        sys.stdout.flush()
-    else:
-        Path(path).write_text(text.getvalue(), encoding="utf-8")
 
 
 # ---- eval ----
@@ -203,11 +209,11 @@ def _eval(args: argparse.Namespace) -> int:
         raise UsageError(f"argument --confusion-matrix: must end in .csv or .png, got {file}", "classify eval")
     set_threads(args.threads)
     model = load(args.checkpoint)
-    if file is not None and not hasattr(model, "classes_"):
+    if file is not None and not model.has_classes:
         raise UsageError("argument --confusion-matrix: needs a model of labels, got one of numbers", "classify eval")
     loaded = _read(args.data, model)
     y = _labels(loaded, args.data)
-    if not hasattr(model, "classes_"):
+    if not model.has_classes:
         value = model.score(loaded.X, y, lengths=loaded.lengths)
         print(json.dumps({"R2": value, "sequences": len(loaded.names)}) if args.json else f"R2 {value:.4f}")
         return 0
@@ -218,12 +224,12 @@ def _eval(args: argparse.Namespace) -> int:
         result = {"accuracy": right / count, "count": count, "classes": model.classes_.tolist()}
         print(json.dumps({**result, "confusion_matrix": matrix.tolist()}))
     else:
-        what = "steps" if _of_steps(model) else "sequences"
+        what = "steps" if model.of_steps else "sequences"
         print(f"accuracy {right / count:.4f}: {right:,} of {count:,} {what}")
         if file is None:
             print(f"\n{write_matrix(matrix, names, padded=True)}", end="")
     if file is not None and file.endswith(".csv"):
-        Path(file).write_text(write_matrix(matrix, names), encoding="utf-8")
+        write_text(file, write_matrix(matrix, names))
     elif file is not None:
         plot_matrix(file, matrix, names)
     return 0
@@ -232,15 +238,16 @@ def _eval(args: argparse.Namespace) -> int:
 # ---- shared ----
 
 
-def _of_steps(model: Any) -> bool:
-    return model.model_.pooling is None if hasattr(model, "model_") else model._pooling() is None
-
-
-def _read(path: str, model: Any) -> Any:
+def _read(path: str, model: Any, *, labels: bool = True) -> Any:
     from ..classify.files import read
 
-    numbers = not hasattr(model, "class_weight")
-    return read(path, steps=_of_steps(model), numbers=numbers, channels_first=bool(model.channels_first))
+    return read(
+        path,
+        steps=model.of_steps,
+        numbers=not model.has_classes,
+        channels_first=bool(model.channels_first),
+        labels=labels,
+    )
 
 
 def _labels(loaded: Any, path: str) -> Any:

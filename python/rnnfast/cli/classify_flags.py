@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import fields
+from typing import Any
 
 from .._options import TrainingOptions
 from .lm_flags import FLAGS, Groups, choice_flag, float_flag, int_flag
@@ -22,8 +24,12 @@ _MODEL = [
     ("--dtype", "dtype", choice_flag("precision (default: float32)", "float32", "float64")),
     ("--seed", "seed", int_flag("draws weights, dropout, batches and the validation part (default: a fresh one)")),
 ]
-_DATA = [
-    ("--channels-first", "channels_first", {"action": "store_true", "help": "X in .npz is (N, C, T)"}),
+_DATA: list[tuple[str, str, dict[str, Any]]] = [
+    (
+        "--channels-first",
+        "channels_first",
+        {"action": argparse.BooleanOptionalAction, "help": "X in .npz is (N, C, T)"},
+    ),
     ("--scale", "scale", {"action": "store_true", "help": "each channel to mean 0 and deviation 1"}),
     ("--class-weight", "class_weight", choice_flag("weigh rare classes more (default: all alike)", "balanced")),
     ("--val-frac", "val_frac", float_flag("part of the sequences to validate on (default: 0.1)")),

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 __all__ = [
     "Parser", "UsageError", "add_run_flags", "note", "options_as_flags", "read_config", "report", "seconds",
-    "set_threads", "write_config",
+    "set_threads", "write_config", "write_text",
 ]  # fmt: skip
 
 
@@ -44,7 +44,9 @@ class _Help(argparse.HelpFormatter):
 
 def seconds(text: str) -> float:
     """90, 90s, 10m, 1.5h, 1h30m -> seconds"""
-    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    number = r"(\d+(?:\.\d+)?)"
+    unit = "s?" if re.fullmatch(number, text.strip()) else "s"  # what 1h30 means is anybody's guess
+    parts = re.fullmatch(f"(?:{number}h)?(?:{number}m)?(?:{number}{unit})?", text.strip())
     if not text.strip() or parts is None:
         raise argparse.ArgumentTypeError(f"must be a time like 90, 10m or 1h30m, got {text!r}")
     hours, minutes, rest = (float(p or 0) for p in parts.groups())
@@ -122,4 +124,12 @@ def read_config(path: str, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def write_config(path: str, options: Mapping[str, Any]) -> None:
-    Path(path).write_text(json.dumps(dict(options), indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(dict(options), indent=2) + "\n")
+
+
+def write_text(path: str, text: str) -> None:
+    """A file that is there whole or not at all."""
+    from .._run_folder import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
