@@ -66,6 +66,11 @@ CASES = {
         ValueError,
         ["X[7] must hold tokens in 0 .. 8, got 9 at step 1"],
     ),
+    "a token by mistake": (
+        fit(changed(TOKENS, 7, [1, 2**31 - 1]), Y, hidden_size=10**6),
+        MemoryError,
+        ["for a model of 2,147,483,648 tokens, as the largest in X or vocab_size says"],
+    ),
     # lengths
     "a length of zero": (
         fit(ARRAY, Y, lengths=changed([6] * 20, 7, 0)),

@@ -29,7 +29,6 @@ __all__ = [
     "TrainingOptions",
     "check_frozen",
     "check_options",
-    "make_limits",
     "make_trainer",
     "one_of",
     "optional",

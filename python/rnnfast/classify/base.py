@@ -188,22 +188,29 @@ class Estimator(Parameters):
             x = (x - mean) / deviation
         return x, lengths
 
+    def _make_model(self) -> SequenceModel:
+        try:
+            return SequenceModel(
+                self.n_features_in_,
+                self._num_outputs(),
+                self.hidden_size,
+                self.num_layers,
+                cell=self.cell,
+                bidirectional=self.bidirectional,
+                embedding_size=self.embedding_size,
+                pooling=self._pooling(),
+                dropout=self.dropout,
+                nonlinearity=self.nonlinearity,
+                dtype=self.dtype,
+                compute_dtype=self.compute_dtype,
+                seed=self.seed_,
+            )
+        except MemoryError as e:
+            of = "tokens, as the largest in X or vocab_size says" if self.tokens_ else "channels"
+            raise MemoryError(f"{e} for a model of {self.n_features_in_:,} {of}") from e
+
     def _trainer(self, train: Part, val: Part, out: str | Path | None) -> Trainer:
-        model = SequenceModel(
-            self.n_features_in_,
-            self._num_outputs(),
-            self.hidden_size,
-            self.num_layers,
-            cell=self.cell,
-            bidirectional=self.bidirectional,
-            embedding_size=self.embedding_size,
-            pooling=self._pooling(),
-            dropout=self.dropout,
-            nonlinearity=self.nonlinearity,
-            dtype=self.dtype,
-            compute_dtype=self.compute_dtype,
-            seed=self.seed_,
-        )
+        model = self._make_model()
         task = SequenceTask(
             model,
             train,
