@@ -258,8 +258,8 @@ class LanguageModel(Module):
         """One update on tokens (T+1, B): (mean loss in nats of tokens[1:], state to carry on). Truncated BPTT is this
         in a loop.
 
-        Gradients are clipped by value, then by norm. If it raises (a loss that is not finite included), neither the
-        parameters nor the optimiser nor dropout's generator have changed.
+        Gradients are clipped by value, then by norm. If it raises (a loss or a gradient that is not finite included),
+        neither the parameters nor the optimiser nor dropout's generator have changed.
         """
         x, targets = self._chunk(tokens)
 
