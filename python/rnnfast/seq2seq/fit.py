@@ -50,7 +50,7 @@ def fit(
     """
     chosen = Seq2SeqOptions.choose(options, out=out, resume=resume, overwrite=overwrite)
     progress = Progress(quiet=quiet, every=chosen.print_every)
-    held_out = None if val is None else read_pairs(val)
+    held_out = None if val is None else read_pairs(val, "val")
     return run(read_pairs(pairs), chosen, val=held_out, out=out, resume=resume, progress=progress)[0]
 
 
@@ -93,6 +93,8 @@ def run(
         started=started,
     )
     if resume:
+        if trainer.out is not None:
+            _check_pairs(trainer.out / _run_folder.LAST, task)
         trainer.resume()
     going = f"; going on at step {trainer.step}" if resume else ""
     where = "" if trainer.out is None else f"; the run is in {trainer.out}"
@@ -104,6 +106,18 @@ def run(
     if trainer.best_weights is not None:
         model.load_state_dict(trainer.best_weights)
     return model, result
+
+
+def _check_pairs(path: Path, task: Seq2SeqTask) -> None:
+    """Before the model is compared, which is another one where pairs have other symbols."""
+    here = task.describe()["pairs"]
+    there = checkpoint.read_header(path)["task"].get("pairs", here)
+    if there != here:
+        counts = [f"{p['train']:,} to train on and {p['validation']:,} to validate on" for p in (there, here)]
+        raise checkpoint.CheckpointError(
+            f"{path} is of a run on other pairs: {counts[0]}, not these {counts[1]}; it goes on with the same pairs, "
+            "and with the same val (--val) if it had one"
+        )
 
 
 def load(path: str | Path) -> Seq2Seq:
@@ -121,9 +135,10 @@ def load(path: str | Path) -> Seq2Seq:
     return model
 
 
-def evaluate_pairs(model: Seq2Seq, pairs: Sequence[Pair], **search: Any) -> dict[str, Any]:
-    """The loss of the pairs, and how good the best hypothesis of each source is: see `evaluate.score`. Any target that
-    the pairs have for a source counts as right. `search` are keywords of `generate`."""
+def evaluate_pairs(model: Seq2Seq, pairs: Pairs, **search: Any) -> dict[str, Any]:
+    """The loss of pairs as `fit` takes them, and how good the best hypothesis of each source is: see `evaluate.score`.
+    Any target that the pairs have for a source counts as right. `search` are keywords of `generate`."""
+    pairs = read_pairs(pairs)
     if model.tokenizers is None:
         raise ValueError("the model must have tokenizers to read pairs, got None")
     sources = encode([(p.source, p.where) for p in pairs], model.tokenizers[0])
