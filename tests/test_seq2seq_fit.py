@@ -116,6 +116,12 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path):
         rnnfast.lm.load(tmp_path / "again")
 
 
+def test_options_may_be_numbers_of_numpy(tmp_path):
+    numbers = {"hidden_size": np.int64(8), "dropout": np.float32(0.1), "scheduled_sampling": np.float32(0.5)}
+    model = seq2seq.fit(PAIRS, out=tmp_path / "run", max_steps=2, **{**SMALL, **numbers})
+    assert seq2seq.load(tmp_path / "run").config == model.config
+
+
 def test_levels_and_shared_vocabularies():
     pairs = [("the cat", "D AH K AE T"), ("the hat", "D AH HH AE T")] * 4
     model = seq2seq.fit(pairs, level="word", target_level="space", val_frac=0.0, max_steps=2, **SMALL)

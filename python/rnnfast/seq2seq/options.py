@@ -9,6 +9,7 @@ from .._options import (
     COUNT,
     COUNT_OR_0,
     FLAG,
+    NOT_NEGATIVE,
     TRAINING_CHECKS,
     Check,
     RunOptions,
@@ -21,11 +22,7 @@ from .data import LEVELS
 
 __all__ = ["Seq2SeqOptions"]
 
-_PART: Check = (
-    "a number from 0 to 1",
-    lambda v: isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1,
-)
-
+_PART: Check = ("a number from 0 to 1", lambda v: NOT_NEGATIVE[1](v) and v <= 1)
 _ATTENTION: Check = (f"None or one of {', '.join(KINDS)}", optional(one_of(*KINDS))[1])
 
 _CHECKS: dict[str, Check] = {

@@ -54,6 +54,7 @@ def plot_attention(path: str | Path, panels: Sequence[tuple[list[str], list[str]
             figure.savefig(temporary, format="png", dpi=120)
         os.replace(temporary, target)
     except OSError as e:
-        raise OSError(e.errno, e.strerror, str(target)) from e
+        e.filename = str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
