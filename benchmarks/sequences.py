@@ -199,6 +199,47 @@ def measure_search(model, peer, sources, width, max_length, repeats=3):
     }
 
 
+def measure(pairs, attention, args):
+    """Steps and searches of one model and its peer, shown and as results have them."""
+    size = args.batch_size
+    model = seq2seq.fit(
+        pairs,
+        val=pairs[:1],
+        level="char",
+        target_level="space",
+        attention=attention,
+        batch_size=size,
+        max_time=args.train,
+        samples=0,
+        quiet=True,
+        seed=1,
+        **SHAPE,
+    )
+    sources = encode([(p.source, p.where) for p in pairs], model.tokenizers[0])
+    targets = encode([(p.target, p.where) for p in pairs], model.tokenizers[1])
+    lengths = np.array([(len(s), len(t)) for s, t in zip(sources, targets, strict=True)])
+    orders = {
+        "shuffled": np.split(np.random.default_rng(1).permutation(len(sources))[: args.batches * size], args.batches),
+        "of about one length": itertools.islice(Bucketed(lengths, size, seed=1).epoch(0), args.batches),
+    }
+    batches = {k: [([sources[i] for i in b], [targets[i] for i in b]) for b in of] for k, of in orders.items()}
+    some = [sources[i] for i in np.random.default_rng(0).permutation(len(sources))[:64]]
+    peer = TorchSeq2Seq(model)
+    search = [measure_search(model, peer, some[:n], 5, 60) for n in (1, 64)]
+    steps = {}
+    for kind, of in batches.items():
+        steps[kind] = step = measure_steps(model, peer, of)
+        peer = TorchSeq2Seq(model)  # both go on from the same weights
+        ours, theirs = (1e3 * step[name] for name in ("rnnfast", "torch"))
+        print(f"attention {attention}, batches {kind}: {ours:.1f} ms, torch {theirs:.1f} ms, {theirs / ours:.2f} x")
+    for s in search:
+        print(
+            f"  beam {s['beam_size']} of {s['sources']} sources: {1e3 * s['rnnfast']:.2f} ms; torch together "
+            f"{s['torch'] / s['rnnfast']:.1f} x, one by one {s['torch, a loop'] / s['rnnfast']:.1f} x"
+        )
+    return {"steps": steps, "search": search}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = parser.add_argument
@@ -213,46 +254,7 @@ def main():
     torch.set_num_threads(args.threads)
     words = cmudict.split(cmudict.read_dictionary(args.data))[0]
     pairs = read_pairs(words)
-    results, size = {}, args.batch_size
-    for attention in ("general", None):
-        model = seq2seq.fit(
-            pairs,
-            val=pairs[:1],
-            level="char",
-            target_level="space",
-            attention=attention,
-            batch_size=size,
-            max_time=args.train,
-            samples=0,
-            quiet=True,
-            seed=1,
-            **SHAPE,
-        )
-        sources = encode([(p.source, p.where) for p in pairs], model.tokenizers[0])
-        targets = encode([(p.target, p.where) for p in pairs], model.tokenizers[1])
-        lengths = np.array([(len(s), len(t)) for s, t in zip(sources, targets, strict=True)])
-        orders = {
-            "shuffled": np.split(
-                np.random.default_rng(1).permutation(len(sources))[: args.batches * size], args.batches
-            ),
-            "of about one length": itertools.islice(Bucketed(lengths, size, seed=1).epoch(0), args.batches),
-        }
-        batches = {k: [([sources[i] for i in b], [targets[i] for i in b]) for b in of] for k, of in orders.items()}
-        some = [sources[i] for i in np.random.default_rng(0).permutation(len(sources))[:64]]
-        peer = TorchSeq2Seq(model)
-        search = [measure_search(model, peer, some[:n], 5, 60) for n in (1, 64)]
-        steps = {}
-        for kind, of in batches.items():
-            steps[kind] = step = measure_steps(model, peer, of)
-            peer = TorchSeq2Seq(model)  # both go on from the same weights
-            ours, theirs = (1e3 * step[name] for name in ("rnnfast", "torch"))
-            print(f"attention {attention}, batches {kind}: {ours:.1f} ms, torch {theirs:.1f} ms, {theirs / ours:.2f} x")
-        results[attention or "none"] = {"steps": steps, "search": search}
-        for s in search:
-            print(
-                f"  beam {s['beam_size']} of {s['sources']} sources: {1e3 * s['rnnfast']:.2f} ms; torch together "
-                f"{s['torch'] / s['rnnfast']:.1f} x, one by one {s['torch, a loop'] / s['rnnfast']:.1f} x"
-            )
+    results = {attention or "none": measure(pairs, attention, args) for attention in ("general", None)}
     result = {
         "kind": "sequences",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

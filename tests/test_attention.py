@@ -121,6 +121,17 @@ def test_neither_batch_nor_padding_nor_threads_change_a_bit(dtype, additive):
                 assert got is expected or same_bits(got, expected)
 
 
+@pytest.mark.parametrize("additive", [False, True])
+@DTYPES
+def test_without_queries_all_gradients_are_zero(dtype, additive):
+    problem = Problem(0, 0, 2, 3, 5, 4, additive=additive, dtype=dtype)
+    del_me = [np.full(size, np.nan, dtype) for size in (30, 24, 5) for _ in range(4)]
+    del del_me  # what arrays of these sizes get is full of NaN
+    _, _, dquery, *rest = problem.run()
+    assert dquery.shape == (0, 2, 5) and [d.shape for d in rest[:2]] == [(3, 2, 5), (3, 2, 4)]
+    assert all(d is None or not d.any() for d in rest)
+
+
 @DTYPES
 def test_weights_sum_to_one_and_extreme_scores_are_numbers(dtype):
     query = np.array([[[1e4]], [[-1e4]], [[0.0]]], dtype)

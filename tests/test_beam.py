@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import rnnfast
 from cases import same_bits
 from rnnfast.seq2seq import Decoder, Seq2Seq
 from rnnfast.seq2seq.base import side_by_side
+from rnnfast.seq2seq.search import MOST
 
 KINDS = (None, "dot", "general", "additive")
 
@@ -169,6 +171,33 @@ def test_lengths_are_kept():
     for low, high in ((0, 0), (3, 3), (2, 5), (0, 20)):
         for found in model.generate(sources(), beam_size=3, n_best=3, min_length=low, max_length=high):
             assert all(low <= len(h.tokens) <= high for h in found) and found
+
+
+def test_memory_is_that_of_the_steps_taken_not_of_the_longest_allowed():
+    model = model_of("general", target_size=4)
+    model.params["decoder.output.bias"][-1] += 3
+    options = {"beam_size": 3, "n_best": 3, "attention": True}
+    expected = model.generate(sources(), max_length=100, **options)
+    assert max(len(h.tokens) for found in expected for h in found) < 100
+    found = model.generate(sources(), max_length=MOST, **options)
+    assert all(same(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_search_without_memory_is_an_error_and_the_model_goes_on():
+    resource, statm = pytest.importorskip("resource"), Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("memory is limited by what Linux says is used")
+    model = model_of("general")
+    options = {"beam_size": 8, "attention": True}
+    expected = model.generate(sources(), **options)
+    limits, used = resource.getrlimit(resource.RLIMIT_AS), int(statm.read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, limits[1]))
+    try:
+        with pytest.raises(MemoryError):  # 256 KB a step, and no end
+            model.generate([np.zeros(4000, int)], min_length=MOST, max_length=MOST, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert all(same(a, b) for a, b in zip(model.generate(sources(), **options), expected, strict=True))
 
 
 def test_states_and_vectors_begin_a_sequence():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 
 import numpy as np
@@ -13,7 +14,7 @@ from cases import same_bits
 from differences import check_gradients
 from rnnfast import optim
 from rnnfast import reference as ref
-from rnnfast.seq2seq import Decoder, Encoder, Seq2Seq
+from rnnfast.seq2seq import Attention, Decoder, Encoder, Seq2Seq
 from rnnfast.seq2seq.base import side_by_side
 
 KINDS = (None, "dot", "general", "additive")
@@ -253,6 +254,24 @@ def test_copies_are_the_same_model():
     assert fresh.evaluate(SOURCES, TARGETS) == model.evaluate(SOURCES, TARGETS)
     assert "attention='additive'" in repr(model)
     assert small(seed=None).config["seed"] != small(seed=None).config["seed"]
+
+
+def test_configs_go_into_json():
+    number, flag = np.uint8, np.bool_
+    model = Seq2Seq(
+        number(5), number(255), number(8), number(2), embedding_size=number(3), encoder_size=number(4),
+        bidirectional=flag(True), bridge=flag(False), dropout=np.float32(0.5), dtype=np.float64, seed=np.uint32(3),
+    )  # fmt: skip
+    decoder = Decoder(number(4), number(8), vector_size=number(3), cell="gru", dtype=np.float32, seed=1)
+    for made in (model, decoder, Attention("additive", number(6), number(5), attention_size=number(7))):
+        config = json.loads(json.dumps(made.config))
+        assert config == made.config == type(made)(**config).config
+
+
+def test_whole_numbers_are_numbers():
+    model = Seq2Seq(3, 4, 8, dtype="float64", seed=1)
+    rows = np.arange(6).reshape(2, 3)
+    assert model.evaluate([rows], [[1]]) == model.evaluate([rows.astype(float)], [[1]])
 
 
 def test_what_parts_are_made_of():

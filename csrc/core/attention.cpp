@@ -136,7 +136,8 @@ class SequenceBackward {
 
   void run(int64_t b, const T* weights, const T* dcontext, const AttentionGradients<T>& out, T* dv, Team& team) {
     const int64_t B = in_.batch, Q = in_.queries, K = in_.width, E = in_.values;
-    b_ = b, keys_ = in_.length_of(b), padded_ = panels_of(keys_, lanes_) * lanes_;
+    b_ = b, keys_ = Q > 0 ? in_.length_of(b) : 0;  // without a query nothing has a gradient
+    padded_ = panels_of(keys_, lanes_) * lanes_;
     zero_rows(out.key + (keys_ * B + b) * K, B * K, in_.keys - keys_, K);
     zero_rows(out.value + (keys_ * B + b) * E, B * E, in_.keys - keys_, E);
     if (keys_ == 0) return zero_rows(out.query + b * K, B * K, Q, K);

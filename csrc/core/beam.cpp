@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <numeric>
 
 namespace rnnfast {
@@ -16,8 +17,6 @@ BeamSearch<T, E>::BeamSearch(RnnStepper<T, E>& stepper, const DecoderParts<T>& p
       classes_(parts.output->out()),
       inputs_(stepper.config().input),
       token_(stepper.batch()),
-      history_token_((rule.max_length + 1) * stepper.batch()),
-      parent_((rule.max_length + 1) * stepper.batch()),
       source_(static_cast<size_t>(sources_)) {
   const int64_t K = rule.width, H = stepper.config().hidden, S = keys(), lanes = kernels<T>().lanes;
   if (parts.embedding != nullptr) x_ = Buffer<T>(stepper.batch() * inputs_);
@@ -30,7 +29,6 @@ BeamSearch<T, E>::BeamSearch(RnnStepper<T, E>& stepper, const DecoderParts<T>& p
       memory_.emplace_back(one.length_of(b), one.width, one.values, one.v != nullptr);
       memory_.back().load(one, b);
     }
-    if (rule.keep_attention) history_attention_ = Buffer<T>((rule.max_length + 1) * stepper.batch() * S);
   }
   // A step that is split has no room for more threads than it was planned for.
   threads_ = stepper_.threads() > 1 ? stepper_.threads() : threads_for(flops, max_threads);
@@ -60,6 +58,7 @@ void BeamSearch<T, E>::run() {
   slot_.resize(static_cast<size_t>(sources_));
   std::iota(slot_.begin(), slot_.end(), 0);
   stepper_.set_rows(sources_);
+  make_room(0);
   const bool stopped = parallel(static_cast<int>(threads_), [&](Team& team) {
     for (int64_t i = 0; i <= rule_.max_length && !slot_.empty(); ++i) {
       if (step(team)) return;
@@ -70,16 +69,32 @@ void BeamSearch<T, E>::run() {
       if (team.id == 0) {
         close_gaps();
         if (i == 0) spread();
+        if (!slot_.empty()) make_room(i + 1);
         stepper_.set_rows(static_cast<int64_t>(slot_.size()) * spacing_);
       }
       if (team_barrier(team)) return;
     }
   });
   if (stopped) throw Interrupted();
+  if (out_of_memory_) throw std::bad_alloc();
   for (Source& s : source_) {
     std::stable_sort(s.done.begin(), s.done.end(),
                      [](const Hypothesis& a, const Hypothesis& b) { return a.rank > b.rank; });
     if (s.done.size() > static_cast<size_t>(rule_.n_best)) s.done.resize(static_cast<size_t>(rule_.n_best));
+  }
+}
+
+// For what is kept of step i: few searches come near max_length. In a region nothing may be thrown, so that a search
+// without room ends as one without sources does.
+template <class T, class E>
+void BeamSearch<T, E>::make_room(int64_t i) {
+  const auto size = static_cast<size_t>(at(i + 1, 0, 0));
+  try {
+    history_token_.resize(size), parent_.resize(size);
+    if (rule_.keep_attention) history_attention_.resize(size * static_cast<size_t>(keys()));
+  } catch (const std::bad_alloc&) {
+    out_of_memory_ = true;
+    slot_.clear();
   }
 }
 
@@ -146,9 +161,7 @@ Rows<const T> BeamSearch<T, E>::features(int64_t slot, int64_t i, Workspace& w, 
   kernels<T>().math(MathFunction::tanh, w.features.data(), w.features.data(), rows * out);
   for (int64_t r = 0; rule_.keep_attention && r < rows; ++r) {
     T* to = history_attention_.data() + at(i, b, r) * S;
-    const int64_t keys = parts_.memory->length_of(b);
-    std::copy_n(w.weights.data() + r * memory.padded(), keys, to);
-    std::fill(to + keys, to + S, T(0));
+    std::copy_n(w.weights.data() + r * memory.padded(), parts_.memory->length_of(b), to);
   }
   return {w.features.data(), out, nullptr};
 }
@@ -212,7 +225,8 @@ void BeamSearch<T, E>::choose(int64_t slot, int64_t i, Workspace& w) {
       if (rank < static_cast<size_t>(rule_.width)) s.done.push_back({c.score, rank_of(c.score, i + 1), i, c.row});
     } else if (s.score.size() < static_cast<size_t>(rule_.width)) {
       const auto row = static_cast<int64_t>(s.score.size());
-      history_token_[at(i, b, row)] = c.token, parent_[at(i, b, row)] = c.row;
+      const auto kept = static_cast<size_t>(at(i, b, row));
+      history_token_[kept] = c.token, parent_[kept] = c.row;
       s.score.push_back(c.score), w.parent.push_back(c.row);
       feed(slot * rule_.width + row, c.token);
     }
@@ -238,14 +252,17 @@ double BeamSearch<T, E>::rank_of(double score, int64_t n) const {
 template <class T, class E>
 void BeamSearch<T, E>::tokens(int64_t b, const Hypothesis& of, int32_t* out) const {
   int32_t row = of.row;
-  for (int64_t i = of.steps; i-- > 0; row = parent_[at(i, b, row)]) out[i] = history_token_[at(i, b, row)];
+  for (int64_t i = of.steps; i-- > 0;) {
+    const auto kept = static_cast<size_t>(at(i, b, row));
+    out[i] = history_token_[kept], row = parent_[kept];
+  }
 }
 
 template <class T, class E>
 void BeamSearch<T, E>::attention(int64_t b, const Hypothesis& of, T* out) const {
   const int64_t S = keys();
   int32_t row = of.row;
-  for (int64_t i = of.steps;; row = parent_[at(i, b, row)]) {
+  for (int64_t i = of.steps;; row = parent_[static_cast<size_t>(at(i, b, row))]) {
     std::copy_n(history_attention_.data() + at(i, b, row) * S, S, out + i * S);
     if (i-- == 0) return;
   }

@@ -41,6 +41,7 @@ class BeamSearch {
   // The stepper has `width` rows for each source, the first `sources` of which have the states that the decoder begins
   // with. It is kept alive by the caller, as the memory's arrays are.
   BeamSearch(RnnStepper<T, E>& stepper, const DecoderParts<T>& parts, const BeamRule& rule, int max_threads);
+  // Throws std::bad_alloc where the hypotheses so far do not fit into memory.
   void run();
 
   int64_t sources() const { return sources_; }
@@ -78,6 +79,7 @@ class BeamSearch {
   bool collect(Source& s, int64_t i, Workspace& w) const;
   void choose(int64_t slot, int64_t i, Workspace& w);
   bool settled(const Source& s) const;
+  void make_room(int64_t i);
   void spread();
   void close_gaps();
   void feed(int64_t row, int32_t token);
@@ -92,8 +94,10 @@ class BeamSearch {
   std::vector<AttentionMemory<T>> memory_;  // one a source
   Buffer<T> x_;                             // [rows][inputs]
   Buffer<int32_t> token_;                   // [rows]
-  Buffer<int32_t> history_token_, parent_;  // [step][source][row]
-  Buffer<T> history_attention_;             // [step][source][row][keys]
+  // Of the steps so far; they grow by doubling.
+  std::vector<int32_t> history_token_, parent_;  // [step][source][row]
+  std::vector<T> history_attention_;             // [step][source][row][keys], zeros behind a source's own
+  bool out_of_memory_ = false;
   std::vector<Source> source_;
   std::vector<int64_t> slot_;  // the sources that go on; rows slot * width + r of the stepper are the slot's
   int64_t spacing_ = 1;        // rows of a slot: one before the first step, then `width`

@@ -66,7 +66,6 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
 def _train(args: argparse.Namespace) -> int:
     started = time.monotonic()
     from .._progress import Progress
-    from .._run_folder import LAST
     from ..seq2seq.data import read_pairs
     from ..seq2seq.fit import run
     from ..seq2seq.options import Seq2SeqOptions
@@ -84,20 +83,19 @@ def _train(args: argparse.Namespace) -> int:
         if out is None:
             return 0
         set_threads(args.threads)
-        saved = {} if args.pairs is not None else _source_of(Path(out, LAST))
-        source = args.pairs or saved["pairs"]
-        val = args.val or saved.get("val")
+        source, val = _files(args, out)
         pairs = read_pairs(Path(source))
-        held_out = None if val is None else read_pairs(Path(val))
+        held_out = None if val is None else read_pairs(Path(val), "val")
         where = {"pairs": _absolute(source), "val": None if val is None else _absolute(val)}
         progress = Progress(quiet=args.quiet, every=options.print_every)
         _, result = run(
             pairs, options, val=held_out, out=out, resume=args.resume, progress=progress, started=started, source=where
         )
+    again = ["-"] if source == "-" else ["--val", "-"] if val == "-" else []  # the run knows its files
     return report(
         result,
         args.quiet,
-        resume=f"rnnfast seq2seq train {shlex.quote(source)} --out {shlex.quote(out)} --resume",
+        resume=shlex.join(["rnnfast", "seq2seq", "train", *again, "--out", out, "--resume"]),
         use=f"to use it:\n  rnnfast seq2seq translate {shlex.quote(out)}",
         loss=" nats a token,",
     )
@@ -120,26 +118,34 @@ def _absolute(source: str) -> str:
     return source if source == "-" else str(Path(source).absolute())
 
 
-def _source_of(last: Path) -> dict[str, Any]:
-    """The files that the run was started on."""
+def _files(args: argparse.Namespace, out: str) -> tuple[str, str | None]:
+    """The pairs to train on and those to validate on: as given, else those of the run that is resumed."""
+    from .._run_folder import LAST
     from ..checkpoint import read_header
 
-    source = read_header(last).get("options", {}).get("source") or {}
-    if source.get("pairs", "-") == "-" or source.get("val") == "-":
-        raise UsageError("FILE must be given: the run's pairs came from standard input", "seq2seq train")
-    return dict(source)
+    saved = (read_header(Path(out, LAST)).get("options", {}).get("source") or {}) if args.resume else {}
+    pairs, val = args.pairs or saved.get("pairs", "-"), args.val or saved.get("val")
+    if args.pairs is None and pairs == "-":
+        raise UsageError("FILE must be given: the run's pairs came from no file", "seq2seq train")
+    if args.val is None and val == "-":
+        raise UsageError("argument --val: must be given: the run's came from standard input", "seq2seq train")
+    if pairs == "-" and val == "-":
+        raise UsageError("argument --val: must be a file where FILE is standard input, got -", "seq2seq train")
+    return pairs, val
 
 
 # ---- translate and eval ----
 
 
 def _search_options(args: argparse.Namespace, command: str, n_best: int = 1) -> dict[str, Any]:
-    penalty = args.length_penalty
+    from ..seq2seq.search import MOST
+
+    penalty, low, high = args.length_penalty, args.min_length, args.max_length
     checks = (
-        ("--beam-size", args.beam_size, args.beam_size >= 1, "at least 1"),
+        ("--beam-size", args.beam_size, 1 <= args.beam_size <= MOST, f"from 1 to {MOST}"),
         ("--length-penalty", penalty, math.isfinite(penalty) and penalty >= 0, "a number of at least 0"),
-        ("--min-length", args.min_length, args.min_length >= 0, "at least 0"),
-        ("--max-length", args.max_length, args.max_length >= args.min_length, f"at least {args.min_length}"),
+        ("--min-length", low, 0 <= low <= MOST, f"from 0 to {MOST}"),
+        ("--max-length", high, low <= high <= MOST, f"from --min-length, {low}, to {MOST}"),
         ("--batch-size", args.batch_size, args.batch_size >= 1, "at least 1"),
         ("--n-best", n_best, 1 <= n_best <= args.beam_size, f"from 1 to the beam size, {args.beam_size}"),
     )
@@ -155,22 +161,27 @@ def _translate(args: argparse.Namespace) -> int:
     set_threads(args.threads)
     from ..seq2seq.data import encode, read_lines
     from ..seq2seq.fit import load
+    from ..seq2seq.plot import check_picture
 
-    model = load(args.checkpoint)
-    if args.attention_plot is not None and model.decoder.attention is None:
-        raise UsageError("argument --attention-plot: the model has no attention", "seq2seq translate")
+    model, picture = load(args.checkpoint), args.attention_plot
+    if picture is not None:
+        if model.decoder.attention is None:
+            raise UsageError("argument --attention-plot: the model has no attention", "seq2seq translate")
+        check_picture(picture)
     assert model.tokenizers is not None
     lines = read_lines(args.sources)
     sources = encode(lines, model.tokenizers[0])
-    found = model.generate(sources, attention=args.attention_plot is not None, **options)
+    drawn = 0 if picture is None else _PANELS  # the attention of the others need not be kept
+    found = model.generate(sources[:drawn], attention=drawn > 0, **options) + model.generate(sources[drawn:], **options)
     target = model.tokenizers[1]
     for (line, _), hypotheses in zip(lines, found, strict=True):
         for h in hypotheses:
             text = target.decode(h.tokens)
             print(f"{line}\t{text}\t{h.score:.4f}" if args.scores else text)
-    if args.attention_plot is not None and sources:
-        _draw(args.attention_plot, model, sources, found)
-        note(f"the attention is in {args.attention_plot}", args.quiet)
+    if picture is not None and sources:
+        _draw(picture, model, sources, found)
+    if picture is not None:
+        note(f"the attention is in {picture}" if sources else "no sources: there is no attention to draw", args.quiet)
     return 0
 
 
@@ -180,7 +191,7 @@ def _draw(path: str, model: Any, sources: Any, found: Any) -> None:
     read, say = model.tokenizers
     panels = [
         ([read.decode([i]) for i in source], [*(say.decode([i]) for i in h.tokens), "\u25a0"], h.attention)
-        for source, (h, *_) in list(zip(sources, found, strict=True))[:_PANELS]
+        for source, (h, *_) in zip(sources[:_PANELS], found, strict=False)
     ]
     plot_attention(path, panels)
 
@@ -188,11 +199,9 @@ def _draw(path: str, model: Any, sources: Any, found: Any) -> None:
 def _eval(args: argparse.Namespace) -> int:
     options = _search_options(args, "seq2seq eval")
     set_threads(args.threads)
-    from ..seq2seq.data import read_pairs
     from ..seq2seq.fit import evaluate_pairs, load
 
-    model = load(args.checkpoint)
-    result = evaluate_pairs(model, read_pairs(Path(args.pairs)), **options)
+    result = evaluate_pairs(load(args.checkpoint), Path(args.pairs), **options)
     if args.json:
         print(json.dumps(result))
         return 0

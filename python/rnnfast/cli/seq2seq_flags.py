@@ -11,7 +11,9 @@ from .lm_flags import FLAGS, Groups, choice_flag, float_flag, int_flag
 __all__ = ["GROUPS"]
 
 
-def _kind(text: str) -> str | None:
+def _attention(text: str) -> str | None:
+    if text not in _ATTENTION:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(_ATTENTION)}, got {text!r}")
     return None if text == "none" else text
 
 
@@ -26,6 +28,7 @@ def _shared(title: str) -> list[tuple[str, str, dict[str, Any]]]:
 
 _PRINT_EVERY = next(flag for flag in FLAGS["on the way"] if flag[1] == "print_every")
 _LEVELS = ("char", "word", "space")
+_ATTENTION = ("none", "dot", "general", "additive")
 
 GROUPS: Groups = {
     "the texts": [
@@ -47,7 +50,7 @@ GROUPS: Groups = {
         (
             "--attention",
             "attention",
-            {"type": _kind, "metavar": "KIND", "help": "none, dot, general, additive (default: general)"},
+            {"type": _attention, "metavar": "KIND", "help": f"{', '.join(_ATTENTION)} (default: general)"},
         ),
         ("--attention-size", "attention_size", int_flag("width of additive scores (default: --rnn-size)")),
         ("--bridge", "bridge", _switch("a layer between the encoder's state and the decoder's (default: no)")),

@@ -67,10 +67,8 @@ class Attention(Module):
         if kind not in KINDS:
             raise ValueError(f"attention must be one of {', '.join(KINDS)} or None, got {kind!r}")
         self.kind = kind
-        self.hidden_size, self.memory_size = (
-            integer("hidden_size", hidden_size, 1),
-            integer("memory_size", memory_size, 1),
-        )
+        self.hidden_size = hidden_size = integer("hidden_size", hidden_size, 1)
+        self.memory_size = memory_size = integer("memory_size", memory_size, 1)
         if kind == "dot" and hidden_size != memory_size:
             raise ValueError(
                 f"dot attention needs outputs of the encoder as wide as the decoder's hidden_size {hidden_size}, "
@@ -85,7 +83,7 @@ class Attention(Module):
                 "kind": kind,
                 "hidden_size": self.hidden_size,
                 "memory_size": self.memory_size,
-                "attention_size": attention_size,
+                "attention_size": None if attention_size is None else width,
                 "dtype": self.dtype.name,
                 "seed": self.seed,
             }

@@ -21,7 +21,7 @@ from .search import Hypothesis, SearchOptions, pack, search
 if TYPE_CHECKING:
     from .decoder import Decoder
 
-__all__ = ["Beginning", "SequenceGenerator", "Targets", "read_tokens", "side_by_side"]
+__all__ = ["Beginning", "SequenceGenerator", "Targets", "read_numbers", "read_tokens", "side_by_side"]
 
 Array = NDArray[Any]
 State = Any
@@ -169,7 +169,7 @@ class SequenceGenerator(Module):
     def evaluate(self, condition: Any, targets: Sequence[Any], *, batch_size: int = 256) -> tuple[float, int]:
         """(mean loss in nats of a token or end, how many of these there are), without dropout."""
         total, count = 0.0, 0
-        for _, losses, read in self._losses(condition, targets, batch_size):
+        for _, losses, read in self._losses(*self._read_pairs(condition, targets), batch_size):
             total, count = total + float(losses.sum(dtype=np.float64)), count + len(read.labels)
         return (total / count if count else math.nan), count
 
@@ -177,16 +177,16 @@ class SequenceGenerator(Module):
         self, condition: Any, targets: Sequence[Any], *, batch_size: int = 256
     ) -> NDArray[np.float64]:
         """(B,) log-probability of each target, its end included."""
-        result = np.zeros(len(targets))
-        for indices, losses, read in self._losses(condition, targets, batch_size):
+        condition, tokens = self._read_pairs(condition, targets)
+        result = np.zeros(len(tokens))
+        for indices, losses, read in self._losses(condition, tokens, batch_size):
             result[indices] = -read.padded(losses).sum(axis=0, dtype=np.float64)
         return result
 
     def _losses(
-        self, condition: Any, targets: Sequence[Any], batch_size: int
+        self, condition: Any, tokens: Sequence[NDArray[np.int32]], batch_size: int
     ) -> Iterator[tuple[NDArray[np.intp], Array, Targets]]:
-        """(indices, losses (N,), targets) of batches of about one length."""
-        condition, tokens = self._read_pairs(condition, targets)
+        """(indices, losses (N,), targets) of batches of about one length, of what _read_pairs has checked."""
         lengths = np.stack([self._lengths(condition), [len(t) for t in tokens]], axis=1)
         for indices in Bucketed(lengths, batch_size).epoch():
             part, read = self._take(condition, indices), side_by_side([tokens[i] for i in indices], self.decoder.end)
@@ -261,6 +261,16 @@ def side_by_side(tokens: Sequence[NDArray[np.int32]], end: int) -> Targets:
     labels[at == lengths] = end
     where = at <= lengths
     return Targets(inputs, (lengths + 1).astype(np.int32), where, labels[where])
+
+
+def read_numbers(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """The array in the model's dtype, or an error that names the first number that is not finite there."""
+    with np.errstate(over="ignore"):
+        numbers = np.ascontiguousarray(array, dtype)
+    finite = np.isfinite(numbers)
+    if not finite.all():
+        raise ValueError(f"{name} must be finite in {dtype}, got {array[~finite][0]}")
+    return numbers
 
 
 def read_tokens(name: str, value: Any, vocabulary: int) -> NDArray[np.int32]:

@@ -28,17 +28,18 @@ class Pair(NamedTuple):
     where: str
 
 
-def read_pairs(pairs: str | Path | Iterable[Sequence[str]]) -> list[Pair]:
+def read_pairs(pairs: Path | Iterable[Sequence[str]], name: str = "pairs") -> list[Pair]:
     """The pairs in a file (a Path; "-" is standard input), a line each, source and target with a tab between them; or
-    given as pairs of str. The first that is no pair of two texts raises ValueError, with its line or index."""
-    if isinstance(pairs, str):
-        raise TypeError(f"pairs must be a Path to a file or pairs of texts, got the text {_short(pairs)}")
+    given as pairs of str. The first that is no pair of two texts raises TypeError or ValueError, with its line, or with
+    `name`, what the argument is called, and its index."""
+    if isinstance(pairs, str) or not isinstance(pairs, Path | Iterable):
+        raise TypeError(f"{name} must be a Path to a file or pairs of texts, got {_short(pairs)}")
     if isinstance(pairs, Path):
         read = [_pair_of(line, where) for line, where in read_lines(pairs)]
     else:
-        read = [_checked(pair, f"pairs[{i}]") for i, pair in enumerate(pairs)]
+        read = [_checked(pair, f"{name}[{i}]") for i, pair in enumerate(pairs)]
     if not read:
-        raise ValueError("pairs must hold at least one pair, got none")
+        raise ValueError(f"{name} must hold at least one pair, got none")
     return read
 
 
@@ -61,7 +62,7 @@ def _pair_of(line: str, where: str) -> Pair:
 
 def _checked(pair: Any, where: str) -> Pair:
     if isinstance(pair, Pair):
-        return pair
+        where, pair = pair.where, pair[:2]
     if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
         raise TypeError(f"{where} must be a pair (source, target), got {_short(pair)}")
     for name, text in zip(("source", "target"), pair, strict=True):
@@ -69,6 +70,12 @@ def _checked(pair: Any, where: str) -> Pair:
             raise TypeError(f"{where}: the {name} must be a str, got {type(text).__name__}")
         if not text.strip():
             raise ValueError(f"{where}: the {name} must not be empty, got {text!r}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as e:
+            raise ValueError(
+                f"{where}: the {name} must not hold a lone surrogate, got {text[e.start]!r} at position {e.start}"
+            ) from e
     return Pair(pair[0], pair[1], where)
 
 
@@ -86,7 +93,7 @@ def split_pairs(pairs: Sequence[Pair], val_frac: float) -> tuple[list[Pair], lis
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(text.encode()).digest()
 
 
 def make_tokenizers(
@@ -109,11 +116,13 @@ def _make(texts: list[str], level: str, min_count: int) -> Tokenizer:
 
 
 def encode(texts: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> Tokens:
-    """The tokens of (text, where) pairs; an unknown symbol raises ValueError that says where."""
+    """The tokens of (text, where) pairs; an error (no text, or an unknown symbol) says where."""
     result = []
     for text, where in texts:
         try:
             tokens = tokenizer.encode(text)
+        except TypeError as e:
+            raise TypeError(f"{where}: {e}") from e
         except ValueError as e:
             raise ValueError(f"{where}: {e}") from e
         if not len(tokens):

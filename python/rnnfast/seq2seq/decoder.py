@@ -14,15 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core, ops
-from .._check import integer
 from .._inputs import as_array, check_state
 from .._threads import get_num_threads
 from ..dense import Dropout, Embedding, Linear
-from ..module import Module
-from ..random import CounterRng, fresh_seed
+from ..random import CounterRng
 from .attention import Attention
-from .base import Beginning, SequenceGenerator, Targets
-from .encoder import Encoder
+from .base import Beginning, SequenceGenerator, Targets, read_numbers
+from .encoder import Encoder, arguments, as_state, parts_of
 
 __all__ = ["Decoder"]
 
@@ -54,7 +52,7 @@ class Decoder(SequenceGenerator):
         memory_size: width of the memory's steps.
         attention_size: width of additive scores; None: H.
         vector_size: width of the vectors that sequences are made from; None: of a state.
-        embedding: an Embedding of V + 1 rows to share, instead of one of its own.
+        embedding: an Embedding of at least V + 1 rows to share, instead of one of its own.
         seed: draws the weights and keys dropout; None draws a fresh one.
 
     Parameters: embedding.weight (V + 1, N), rnn.*, attention.*, bridge.weight and .bias, output.weight (V + 1, H) and
@@ -80,13 +78,15 @@ class Decoder(SequenceGenerator):
         compute_dtype: str | None = None,
         seed: int | None = None,
     ) -> None:
-        seed = fresh_seed(seed)
-        self.vocab_size = integer("vocab_size", vocab_size, 1)
+        config = arguments(locals())
+        for name in ("memory_size", "attention_size"):
+            if attention is None and name in config:
+                raise ValueError(f"{name} must be None without attention, got {config[name]}")
         if attention is not None and memory_size is None:
             raise ValueError(f"memory_size must be given with attention {attention!r}, got None")
-        config = {k: v for k, v in locals().items() if k not in ("self", "__class__", "embedding") and v is not None}
-        super().__init__(config, seed)
-        seeds = [int(s) >> 1 for s in np.random.SeedSequence(seed).generate_state(4, np.uint64)]
+        super().__init__(config, config["seed"])
+        self.vocab_size, hidden_size, num_layers = (config[n] for n in ("vocab_size", "hidden_size", "num_layers"))
+        seeds = [int(s) >> 1 for s in np.random.SeedSequence(config["seed"]).generate_state(4, np.uint64)]
         self._reader = Encoder(
             self.vocab_size + 1,
             hidden_size,
@@ -101,26 +101,19 @@ class Decoder(SequenceGenerator):
             seed=seeds[0],
         )
         self.embedding, self.rnn, self.dtype = self._reader.embedding, self._reader.rnn, self._reader.dtype
-        config["dtype"] = self.dtype.name
         self.attention = None
         if attention is not None:
             self.attention = Attention(
                 attention, hidden_size, memory_size or 0, attention_size=attention_size, dtype=dtype, seed=seeds[1]
             )
-        self.vector_size, self.bridge = vector_size, None
+        self.vector_size, self.bridge = config.get("vector_size"), None
         if vector_size is not None:
             states = self.rnn._states * self.rnn.num_layers * self.rnn.hidden_size
-            self.bridge = Linear(integer("vector_size", vector_size, 1), states, dtype=dtype, seed=seeds[2])
+            self.bridge = Linear(vector_size, states, dtype=dtype, seed=seeds[2])
         self.output = Linear(hidden_size, self.vocab_size + 1, dtype=dtype, seed=seeds[3])
         self.drop = Dropout(dropout, seed=seeds[0], index=1)
-        parts: dict[str, Module | None] = {
-            "embedding": self.embedding,
-            "rnn": self.rnn,
-            "attention": self.attention,
-            "bridge": self.bridge,
-            "output": self.output,
-        }
-        for name, part in parts.items():
+        for name in ("embedding", "rnn", "attention", "bridge", "output"):
+            part = getattr(self, name)
             if part is not None:
                 self._adopt(name, part)
 
@@ -195,15 +188,13 @@ class Decoder(SequenceGenerator):
         flat = _core.tanh(y, get_num_threads())
         layers, hidden = self.rnn.num_layers, self.rnn.hidden_size
         parts = flat.reshape(len(flat), self.rnn._states, layers, hidden).transpose(1, 2, 0, 3)
-        states = tuple(np.ascontiguousarray(p) for p in parts)
-        return states if len(states) > 1 else states[0], (flat, cache)
+        return as_state([np.ascontiguousarray(p) for p in parts]), (flat, cache)
 
     def state_backward(self, dstate: State, cache: Any) -> Array:
         """The gradient of the vectors."""
         assert self.bridge is not None
         flat, linear = cache
-        parts = np.stack(dstate if isinstance(dstate, tuple) else (dstate,))
-        dflat = parts.transpose(2, 0, 1, 3).reshape(flat.shape)
+        dflat = np.stack(parts_of(dstate)).transpose(2, 0, 1, 3).reshape(flat.shape)
         return self.bridge.backward(dflat * (1 - flat * flat), linear)
 
     # --- Alone ---
@@ -213,13 +204,15 @@ class Decoder(SequenceGenerator):
             first = condition[0] if isinstance(condition, tuple | list) and len(condition) else condition
             rows = np.shape(first)[1] if np.ndim(first) == 3 else 0  # of another shape: check_state says so
             shape = (self.rnn.num_layers, rows, self.rnn.hidden_size)
-            return tuple(check_state("state", condition, self.rnn._states, shape, self.dtype))
+            parts = check_state("state", condition, self.rnn._states, shape, self.dtype)
+            if not parts or any(part is None for part in parts):
+                expected = "one array" if self.rnn._states == 1 else "a pair (h, c)"
+                raise TypeError(f"state must be {expected} for a Decoder without vector_size, got None")
+            return tuple(parts)
         array = as_array("vectors", condition)
         if array.ndim != 2 or array.shape[1] != self.vector_size:
             raise ValueError(f"vectors must have shape (B, {self.vector_size}), got {array.shape}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"vectors must be finite, got {array[~np.isfinite(array)][0]}")
-        return np.ascontiguousarray(array, self.dtype)
+        return read_numbers("vectors", array, self.dtype)
 
     def _rows(self, condition: Any) -> int:
         return len(condition) if self.bridge is not None else int(condition[0].shape[1])
@@ -233,7 +226,7 @@ class Decoder(SequenceGenerator):
         if self.attention is not None:
             raise ValueError(f"a Decoder alone has nothing to attend to, got attention {self.attention.kind!r}")
         if self.bridge is None:
-            return Beginning(condition if len(condition) > 1 else condition[0], None, None), None
+            return Beginning(as_state(condition), None, None), None
         state, cache = self.state_of(condition)
         return Beginning(state, None, None), cache
 

@@ -2,22 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._check import integer
+from .._check import boolean, integer
 from .._numbers import real
 from ..dense import Dropout, Embedding
 from ..layers import GRU, LSTM, RNN
 from ..module import Module, compute_dtype_name, parameter_dtype
 from ..random import CounterRng, fresh_seed
 
-__all__ = ["Encoder"]
+__all__ = ["Encoder", "arguments", "as_state", "parts_of"]
 
 Array = NDArray[Any]
 State = Any
+
+
+# None of these means something; no other argument may be None but seed.
+_OPTIONAL = (
+    *("embedding_size", "encoder_size", "encoder_layers", "memory_size", "attention_size", "vector_size"),
+    *("attention", "compute_dtype"),
+)
+_FLAGS = ("bidirectional", "bridge", "share_embeddings")
+
+
+def arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """The config of a model from its constructor's locals: arguments of a name are checked alike, numbers are Python's
+    (a config goes into JSON), and those that are None left out."""
+    hidden = ("self", "__class__", "embedding")
+    config = {k: v for k, v in given.items() if k not in hidden and not (v is None and k in _OPTIONAL)}
+    for name, value in config.items():
+        if name.endswith(("_size", "_layers")):
+            config[name] = integer(name, value, 1)
+        elif name in _FLAGS:
+            config[name] = boolean(name, value)
+    cell, nonlinearity = config["cell"], config["nonlinearity"]
+    if cell not in ("lstm", "gru", "rnn"):
+        raise ValueError(f"cell must be 'lstm', 'gru' or 'rnn', got {cell!r}")
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+    if nonlinearity != "tanh" and cell != "rnn":
+        raise ValueError(f"nonlinearity must be 'tanh' for cell {cell!r}, got {nonlinearity!r}")
+    dtype = parameter_dtype(config["dtype"])
+    config["dropout"] = real("dropout", config["dropout"], "a number in [0, 1)", lambda p: 0 <= p < 1)
+    config["dtype"], config["seed"] = dtype.name, fresh_seed(config["seed"])
+    if "compute_dtype" in config:
+        config["compute_dtype"] = compute_dtype_name(config["compute_dtype"], dtype)
+    return config
+
+
+def parts_of(state: State) -> tuple[Array, ...]:
+    """A state's arrays: h, or h and c."""
+    return tuple(state) if isinstance(state, tuple) else (state,)
+
+
+def as_state(parts: Sequence[Array]) -> State:
+    """The mirror of parts_of."""
+    return tuple(parts) if len(parts) > 1 else parts[0]
 
 
 class _Cache(NamedTuple):
@@ -37,7 +81,7 @@ class Encoder(Module):
         embedding_size: width of learnt vectors of tokens; None feeds them as one-hot rows, or takes numbers.
         bidirectional: a second direction, whose outputs and states stand beside the first's.
         dropout: of the embedding's outputs and between layers.
-        embedding: an Embedding to share, instead of one of its own.
+        embedding: an Embedding of at least input_size rows to share, instead of one of its own.
         dtype, compute_dtype, seed: as for the recurrent layers.
 
     Parameters: embedding.weight, and the recurrent layers' under "rnn.".
@@ -59,28 +103,14 @@ class Encoder(Module):
         compute_dtype: str | None = None,
         seed: int | None = None,
     ) -> None:
-        if cell not in ("lstm", "gru", "rnn"):
-            raise ValueError(f"cell must be 'lstm', 'gru' or 'rnn', got {cell!r}")
-        self.dtype, self.seed = parameter_dtype(dtype), fresh_seed(seed)
-        config: dict[str, Any] = {
-            "input_size": integer("input_size", input_size, 1),
-            "hidden_size": integer("hidden_size", hidden_size, 1),
-            "num_layers": integer("num_layers", num_layers, 1),
-            "cell": cell,
-            "nonlinearity": nonlinearity,
-            "embedding_size": None if embedding_size is None else integer("embedding_size", embedding_size, 1),
-            "bidirectional": bidirectional,
-            "dropout": real("dropout", dropout, "a number in [0, 1)", lambda p: 0 <= p < 1),
-            "dtype": self.dtype.name,
-            "seed": self.seed,
-        }
-        if compute_dtype is not None:
-            config["compute_dtype"] = compute_dtype_name(compute_dtype, self.dtype)
+        config = arguments(locals())
         super().__init__(config)
-        self.input_size = config["input_size"]
+        self.input_size, self.dtype, self.seed = config["input_size"], np.dtype(config["dtype"]), config["seed"]
         seeds = [int(s) >> 1 for s in np.random.SeedSequence(self.seed).generate_state(2, np.uint64)]
         self.embedding = embedding
-        if embedding is None and embedding_size is not None:
+        if embedding is not None:
+            self._check_shared(embedding, embedding_size)
+        elif embedding_size is not None:
             self.embedding = Embedding(input_size, embedding_size, dtype=self.dtype, seed=seeds[0])
         self.drop = Dropout(dropout, seed=self.seed, index=0)
         make: Any = {"rnn": RNN, "lstm": LSTM, "gru": GRU}[cell]
@@ -99,6 +129,17 @@ class Encoder(Module):
         if self.embedding is not None:
             self._adopt("embedding", self.embedding)
         self._adopt("rnn", self.rnn)
+
+    def _check_shared(self, embedding: Any, width: int | None) -> None:
+        of = "" if width is None else f" of {width} numbers"
+        expected = f"embedding must be an Embedding of at least {self.input_size} rows{of} in {self.dtype}"
+        if not isinstance(embedding, Embedding):
+            raise TypeError(f"{expected}, got {embedding!r}")
+        fits = embedding.embedding_dim == width or width is None
+        if not fits or embedding.num_embeddings < self.input_size or embedding.dtype != self.dtype:
+            raise ValueError(f"{expected}, got {embedding!r}")
+        if embedding.device is not None:
+            raise ValueError(f"{expected} on the CPU, got {embedding!r}")
 
     @property
     def output_size(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _run_folder, checkpoint
-from .._options import OptionError, make_trainer
+from .._options import make_trainer
 from .._progress import Progress
 from ..batches import Bucketed
 from ..lm.tokenizer import from_dict
@@ -50,7 +50,7 @@ def fit(
     """
     chosen = Seq2SeqOptions.choose(options, out=out, resume=resume, overwrite=overwrite)
     progress = Progress(quiet=quiet, every=chosen.print_every)
-    held_out = None if val is None else read_pairs(val)
+    held_out = None if val is None else read_pairs(val, "val")
     return run(read_pairs(pairs), chosen, val=held_out, out=out, resume=resume, progress=progress)[0]
 
 
@@ -70,9 +70,6 @@ def run(
     the run."""
     started = time.monotonic() if started is None else started
     train, held_out = split_pairs(pairs, options.val_frac) if val is None else (list(pairs), list(val))
-    if not held_out and (options.patience is not None or options.schedule == "plateau"):
-        name = "patience" if options.patience is not None else "schedule"
-        raise OptionError(name, "left out without a validation part", getattr(options, name))
     tokenizers = make_tokenizers(
         [*train, *held_out],
         options.level,
@@ -93,6 +90,8 @@ def run(
         started=started,
     )
     if resume:
+        if trainer.out is not None:
+            _check_pairs(trainer.out / _run_folder.LAST, task)
         trainer.resume()
     going = f"; going on at step {trainer.step}" if resume else ""
     where = "" if trainer.out is None else f"; the run is in {trainer.out}"
@@ -104,6 +103,18 @@ def run(
     if trainer.best_weights is not None:
         model.load_state_dict(trainer.best_weights)
     return model, result
+
+
+def _check_pairs(path: Path, task: Seq2SeqTask) -> None:
+    """Before the model is compared, which is another one where pairs have other symbols."""
+    here = task.describe()["pairs"]
+    there = checkpoint.read_header(path)["task"].get("pairs", here)
+    if there != here:
+        counts = [f"{p['train']:,} to train on and {p['validation']:,} to validate on" for p in (there, here)]
+        raise checkpoint.CheckpointError(
+            f"{path} is of a run on other pairs: {counts[0]}, not these {counts[1]}; it goes on with the same pairs, "
+            "and with the same val (--val) if it had one"
+        )
 
 
 def load(path: str | Path) -> Seq2Seq:
@@ -121,9 +132,10 @@ def load(path: str | Path) -> Seq2Seq:
     return model
 
 
-def evaluate_pairs(model: Seq2Seq, pairs: Sequence[Pair], **search: Any) -> dict[str, Any]:
-    """The loss of the pairs, and how good the best hypothesis of each source is: see `evaluate.score`. Any target that
-    the pairs have for a source counts as right. `search` are keywords of `generate`."""
+def evaluate_pairs(model: Seq2Seq, pairs: Pairs, **search: Any) -> dict[str, Any]:
+    """The loss of pairs as `fit` takes them, and how good the best hypothesis of each source is: see `evaluate.score`.
+    Any target that the pairs have for a source counts as right. `search` are keywords of `generate`."""
+    pairs = read_pairs(pairs)
     if model.tokenizers is None:
         raise ValueError("the model must have tokenizers to read pairs, got None")
     sources = encode([(p.source, p.where) for p in pairs], model.tokenizers[0])

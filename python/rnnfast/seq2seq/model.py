@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._check import integer
 from .._inputs import as_array
-from .._numbers import real
 from ..batches import pad
 from ..dense import Embedding
 from ..lm.tokenizer import Tokenizer
-from ..random import fresh_seed
-from .base import Beginning, SequenceGenerator, read_tokens
+from .base import Beginning, SequenceGenerator, read_numbers, read_tokens
+from .data import encode
 from .decoder import Decoder
-from .encoder import Encoder
+from .encoder import Encoder, arguments, as_state, parts_of
 
 __all__ = ["Seq2Seq"]
 
@@ -74,18 +72,10 @@ class Seq2Seq(SequenceGenerator):
         compute_dtype: str | None = None,
         seed: int | None = None,
     ) -> None:
-        seed = fresh_seed(seed)
-        config = {k: v for k, v in locals().items() if k not in ("self", "__class__") and v is not None}
-        super().__init__(config, seed)
-        self.source_size = integer("source_size", source_size, 1)
-        hidden_size = integer("hidden_size", hidden_size, 1)
-        for name, value in (
-            ("bidirectional", bidirectional),
-            ("bridge", bridge),
-            ("share_embeddings", share_embeddings),
-        ):
-            if not isinstance(value, bool | np.bool_):
-                raise TypeError(f"{name} must be a bool, got {value!r}")
+        config = arguments(locals())
+        super().__init__(config, config["seed"])
+        sizes = (config[n] for n in ("source_size", "target_size", "hidden_size", "num_layers"))
+        self.source_size, target_size, hidden_size, num_layers = sizes
         directions = 2 if bidirectional else 1
         if encoder_size is None and hidden_size % directions:
             raise ValueError(
@@ -96,7 +86,7 @@ class Seq2Seq(SequenceGenerator):
                 "share_embeddings needs an embedding_size and source_size == target_size, got "
                 f"{embedding_size}, {source_size} and {target_size}"
             )
-        seeds = [int(s) >> 1 for s in np.random.SeedSequence(seed).generate_state(3, np.uint64)]
+        seeds = [int(s) >> 1 for s in np.random.SeedSequence(config["seed"]).generate_state(3, np.uint64)]
         same: dict[str, Any] = {
             "cell": cell,
             "nonlinearity": nonlinearity,
@@ -104,7 +94,7 @@ class Seq2Seq(SequenceGenerator):
             "embedding": Embedding(target_size + 1, embedding_size or 1, dtype=dtype, seed=seeds[2])
             if share_embeddings
             else None,
-            "dropout": real("dropout", dropout, "a number in [0, 1)", lambda p: 0 <= p < 1),
+            "dropout": dropout,
             "dtype": dtype,
             "compute_dtype": compute_dtype,
         }
@@ -112,7 +102,7 @@ class Seq2Seq(SequenceGenerator):
             source_size,
             hidden_size // directions if encoder_size is None else encoder_size,
             num_layers if encoder_layers is None else encoder_layers,
-            bidirectional=bool(bidirectional),
+            bidirectional=bidirectional,
             seed=seeds[0],
             **same,
         )
@@ -134,7 +124,6 @@ class Seq2Seq(SequenceGenerator):
                 f"without a bridge the encoder's state must fit the decoder's {num_layers} layers of {hidden_size}, "
                 f"got {rnn.num_layers} of {self.encoder.output_size}: set bridge=True"
             )
-        config["dtype"] = self.encoder.dtype.name
         self.tokenizers: tuple[Tokenizer, Tokenizer] | None = None
         self._adopt("encoder", self.encoder)
         self._adopt("decoder", self._decoder)
@@ -157,7 +146,7 @@ class Seq2Seq(SequenceGenerator):
         state = self._joined(state)
         bridge = None
         if self.decoder.bridge is not None:
-            vectors = np.concatenate([p.transpose(1, 0, 2).reshape(len(lengths), -1) for p in _parts(state)], axis=1)
+            vectors = np.concatenate([p.transpose(1, 0, 2).reshape(len(lengths), -1) for p in parts_of(state)], axis=1)
             state, bridge = self.decoder.state_of(vectors)
         attends = self.decoder.attention is not None
         return Beginning(state, memory if attends else None, lengths if attends else None, len(x)), (cache, bridge)
@@ -168,8 +157,7 @@ class Seq2Seq(SequenceGenerator):
         if bridge is not None:
             dvectors = self.decoder.state_backward(dstate, bridge)
             parts = dvectors.reshape(len(dvectors), rnn._states, rnn.num_layers, self.encoder.output_size)
-            states = tuple(parts.transpose(1, 2, 0, 3))
-            dstate = states if len(states) > 1 else states[0]
+            dstate = as_state([*parts.transpose(1, 2, 0, 3)])
         self.encoder.backward(dmemory, self._apart(dstate), encoder_cache, want_dstate0=False)
 
     def _joined(self, state: State) -> State:
@@ -178,15 +166,17 @@ class Seq2Seq(SequenceGenerator):
         if rnn.num_directions == 1:
             return state
         layers, d, h = rnn.num_layers, rnn.num_directions, rnn.hidden_size
-        parts = [p.reshape(layers, d, -1, h).transpose(0, 2, 1, 3).reshape(layers, -1, d * h) for p in _parts(state)]
-        return tuple(parts) if len(parts) > 1 else parts[0]
+        return as_state(
+            [p.reshape(layers, d, -1, h).transpose(0, 2, 1, 3).reshape(layers, -1, d * h) for p in parts_of(state)]
+        )
 
     def _apart(self, state: State) -> State:
         """The mirror of _joined."""
         rnn = self.encoder.rnn
         layers, d, h = rnn.num_layers, rnn.num_directions, rnn.hidden_size
-        parts = [p.reshape(layers, -1, d, h).transpose(0, 2, 1, 3).reshape(layers * d, -1, h) for p in _parts(state)]
-        return tuple(parts) if len(parts) > 1 else parts[0]
+        return as_state(
+            [p.reshape(layers, -1, d, h).transpose(0, 2, 1, 3).reshape(layers * d, -1, h) for p in parts_of(state)]
+        )
 
     def _read(self, condition: Any) -> list[Array]:
         if isinstance(condition, str) or not isinstance(condition, Sequence):
@@ -202,15 +192,13 @@ class Seq2Seq(SequenceGenerator):
         if len(source) == 0:
             raise ValueError(f"{name} must have at least one step, got none")
         array = as_array(name, source)
-        if array.dtype.kind in "iu":
+        if array.dtype.kind in "iu" and (array.ndim != 2 or self.encoder.embedding is not None):
             return read_tokens(name, array, self.source_size)
         if self.encoder.embedding is not None:
             raise TypeError(f"{name} must be integers for a model with an embedding, got dtype {array.dtype}")
         if array.ndim != 2 or array.shape[1] != self.source_size:
             raise ValueError(f"{name} must have shape (n, {self.source_size}), got {array.shape}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)][0]}")
-        return array.astype(self.encoder.dtype)
+        return read_numbers(name, array, self.encoder.dtype)
 
     def _rows(self, condition: Any) -> int:
         return len(condition)
@@ -224,13 +212,18 @@ class Seq2Seq(SequenceGenerator):
     # --- Text ---
 
     def translate(self, texts: Sequence[str], **options: Any) -> list[str]:
-        """The best translation of each text. Options are those of `generate`; needs `tokenizers`."""
+        """The best translation of each text. Options are those of `generate` but for n_best and attention; needs
+        `tokenizers`."""
         if self.tokenizers is None:
             raise ValueError("translate needs tokenizers: set model.tokenizers, got None")
         if isinstance(texts, str):
             raise TypeError(f"texts must be a list of texts, got the text {texts!r}")
+        for name in ("n_best", "attention"):
+            if name in options:
+                raise TypeError(f"{name} is of generate: translate gives the best text alone, got {options[name]!r}")
         source, target = self.tokenizers
-        found = self.generate([source.encode(text) for text in texts], **options)
+        sources = encode([(text, f"texts[{i}]") for i, text in enumerate(texts)], source)
+        found = self.generate(sources, **options)
         return [target.decode(hypotheses[0].tokens) for hypotheses in found]
 
     def _extra_state(self) -> dict[str, Any]:
@@ -239,7 +232,3 @@ class Seq2Seq(SequenceGenerator):
     def _load_extra_state(self, state: dict[str, Any]) -> None:
         super()._load_extra_state(state)
         self.tokenizers = state["tokenizers"]
-
-
-def _parts(state: State) -> tuple[Array, ...]:
-    return state if isinstance(state, tuple) else (state,)

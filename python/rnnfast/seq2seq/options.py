@@ -9,6 +9,7 @@ from .._options import (
     COUNT,
     COUNT_OR_0,
     FLAG,
+    NOT_NEGATIVE,
     TRAINING_CHECKS,
     Check,
     RunOptions,
@@ -21,10 +22,8 @@ from .data import LEVELS
 
 __all__ = ["Seq2SeqOptions"]
 
-_PART: Check = (
-    "a number from 0 to 1",
-    lambda v: isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 1,
-)
+_PART: Check = ("a number from 0 to 1", lambda v: NOT_NEGATIVE[1](v) and v <= 1)
+_ATTENTION: Check = (f"None or one of {', '.join(KINDS)}", optional(one_of(*KINDS))[1])
 
 _CHECKS: dict[str, Check] = {
     **TRAINING_CHECKS,
@@ -40,7 +39,7 @@ _CHECKS: dict[str, Check] = {
     "bidirectional": FLAG,
     "encoder_size": optional(COUNT),
     "encoder_layers": optional(COUNT),
-    "attention": optional(one_of(*KINDS)),
+    "attention": _ATTENTION,
     "attention_size": optional(COUNT),
     "bridge": FLAG,
     "dropout": BELOW_1,
@@ -97,4 +96,31 @@ class Seq2SeqOptions(RunOptions):
         check_options(self, self.CHECKS, validates=True)  # fit sees whether there is a validation part
         alike = not self.share_vocabulary or self.target_level in (None, self.level)
         self.require("target_level", alike, f"{self.level!r} as the sources' for a shared vocabulary")
+        self._check_use()
+        self._check_sizes()
         return self
+
+    def _check_use(self) -> None:
+        """Nothing is chosen that would do nothing."""
+        counts = "word" in (self.level, self.target_level)
+        self.require("min_count", self.min_count == 1 or counts, "1 where no level is 'word'")
+        chosen = self.nonlinearity == "tanh" or self.cell == "rnn"
+        self.require("nonlinearity", chosen, f"'tanh' for cell {self.cell!r}")
+        scored = self.attention_size is None or self.attention == "additive"
+        self.require("attention_size", scored, "None where attention is not 'additive'")
+        rises = self.scheduled_sampling_steps == 0 or self.scheduled_sampling > 0
+        self.require("scheduled_sampling_steps", rises, "0 without scheduled_sampling")
+
+    def _check_sizes(self) -> None:
+        """The encoder's outputs and states fit the decoder."""
+        directions, hidden = 2 if self.bidirectional else 1, self.hidden_size
+        even = self.encoder_size is not None or hidden % directions == 0
+        self.require("hidden_size", even, "even for an encoder with two directions and no size of its own")
+        width = hidden if self.encoder_size is None else directions * self.encoder_size
+        alike = self.attention != "dot" or width == hidden
+        self.require("attention", alike, f"another one where outputs of the encoder are {width} wide, not {hidden}")
+        deep = self.bridge or self.encoder_layers in (None, self.num_layers)
+        self.require("encoder_layers", deep, f"{self.num_layers}, as many as the decoder's, without a bridge")
+        fits = self.bridge or width == hidden
+        halves = f" in {directions} directions" if self.bidirectional else ""
+        self.require("encoder_size", fits, f"such that it fits hidden_size ({hidden}){halves} without a bridge")

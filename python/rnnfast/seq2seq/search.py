@@ -9,17 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._check import integer
+from .._check import boolean, integer
 from .._numbers import finite_from_zero
 from .._threads import get_num_threads
+from .encoder import parts_of
 
 if TYPE_CHECKING:
     from .base import Beginning
     from .decoder import Decoder
 
-__all__ = ["Hypothesis", "Packed", "SearchOptions", "pack", "search"]
+__all__ = ["MOST", "Hypothesis", "Packed", "SearchOptions", "pack", "search"]
 
 Array = NDArray[Any]
+MOST = 2**31 - 1  # hypotheses, and tokens of one: the kernels count them in 32 bits
 
 
 class Hypothesis(NamedTuple):
@@ -48,17 +50,17 @@ class SearchOptions(NamedTuple):
     attention: bool = False
 
     def checked(self, has_attention: bool) -> SearchOptions:
-        beam_size = integer("beam_size", self.beam_size, 1)
+        beam_size, attention = integer("beam_size", self.beam_size, 1, MOST), boolean("attention", self.attention)
         n_best, min_length = integer("n_best", self.n_best, 1), integer("min_length", self.min_length, 0)
-        max_length = integer("max_length", self.max_length, 0)
+        max_length = integer("max_length", self.max_length, 0, MOST)
         if n_best > beam_size:
             raise ValueError(f"n_best must be at most beam_size {beam_size}, got {n_best}")
         if max_length < min_length:
             raise ValueError(f"max_length must be at least min_length {min_length}, got {max_length}")
-        if self.attention and not has_attention:
+        if attention and not has_attention:
             raise ValueError("attention must be False for a model without attention, got True")
         penalty = finite_from_zero("length_penalty", self.length_penalty)
-        return SearchOptions(beam_size, penalty, min_length, max_length, n_best, bool(self.attention))
+        return SearchOptions(beam_size, penalty, min_length, max_length, n_best, attention)
 
 
 class Packed(NamedTuple):
@@ -93,7 +95,7 @@ def search(
     """For each of B sources the `n_best` best hypotheses, the best first (there may be fewer). An error names a source
     by its number in `names`."""
     state, memory, lengths, _ = begin
-    parts = state if isinstance(state, tuple) else (state,)
+    parts = parts_of(state)
     (layers, batch, hidden), rnn, threads, o = parts[0].shape, decoder.rnn, get_num_threads(), options
     rows = batch * o.beam_size
     stepper = rnn._core.stepper(packed.rnn, rows, threads)
@@ -142,8 +144,7 @@ def _hypotheses(found: tuple[Any, ...], source_lengths: Any) -> list[list[Hypoth
                 break
             weights = None
             if attention is not None:
-                steps = attention.shape[3] if source_lengths is None else int(source_lengths[b])
-                weights = attention[b, k, : n + 1, :steps].copy()
+                weights = attention[b, k, : n + 1, : source_lengths[b]].copy()
             best.append(Hypothesis(tokens[b, k, :n].copy(), float(scores[b, k]), float(penalized[b, k]), weights))
         results.append(best)
     return results
