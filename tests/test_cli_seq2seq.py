@@ -112,7 +112,7 @@ def test_resume_and_validation_pairs(tmp_path, capsys):
     assert meta["trainer"]["step"] == 9 and meta["task"]["pairs"]["validation"] == 1
     assert meta["options"]["attention"] is None
     capsys.readouterr()
-    assert main([*words, "--resume", "--rnn-size", "13"]) == 2
+    assert main([*words, "--resume", "--rnn-size", "14"]) == 2
     assert "argument --rnn-size: must be 12" in capsys.readouterr().err
     assert main(words) == 2  # neither FILE nor --resume
     assert "FILE must be given" in capsys.readouterr().err

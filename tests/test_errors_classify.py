@@ -181,12 +181,12 @@ CASES = {
     "patience without validation": (
         fit(X[:9], Y[:9], patience=2),
         ValueError,
-        ["patience must be None where there is nothing to validate on", "val_frac"],
+        ["patience must be None without a validation part", "val_frac"],
     ),
     "plateau without validation": (
         fit(X[:9], Y[:9], schedule="plateau"),
         ValueError,
-        ["schedule must be another one where there is nothing to validate on", "'plateau'"],
+        ["schedule must be another one without a validation part", "'plateau'"],
     ),
     "augment": (fit(X, Y, augment=3), ValueError, ["augment must be None or a function", "got 3"]),
     "embedding of numbers": (fit(X, Y, embedding_size=3), ValueError, ["embedding_size must be None where X is not"]),

@@ -112,7 +112,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match="other pairs: 54 to train on and 6 .*--val"):
         seq2seq.fit(PAIRS[1:], out=tmp_path / "again", resume=True, max_steps=20)
     with pytest.raises(ValueError, match="hidden_size must be 16"):
-        seq2seq.fit(PAIRS, out=tmp_path / "again", resume=True, hidden_size=17)
+        seq2seq.fit(PAIRS, out=tmp_path / "again", resume=True, hidden_size=18)
     with pytest.raises(checkpoint.CheckpointError, match="language model"):
         rnnfast.lm.load(tmp_path / "again")
 

@@ -244,9 +244,8 @@ def make_trainer(
     """The trainer of a task. `saved`: the options as its checkpoints have them; `keep_best`: there is a validation
     part."""
     if not keep_best:
-        where = "where there is nothing to validate on: val_frac takes none of so few"
-        o.require("patience", o.patience is None, f"None {where}")
-        o.require("schedule", o.schedule != "plateau", f"another one {where}")
+        o.require("patience", o.patience is None, "None without a validation part (see val_frac)")
+        o.require("schedule", o.schedule != "plateau", "another one without a validation part (see val_frac)")
     return Trainer(
         task,
         _optimizer(o),
