@@ -25,15 +25,19 @@ hypothesis.settings.load_profile("rnnfast")
 def pytest_configure(config):
     config.addinivalue_line("markers", "isa: correctness and exactness of the kernels, run again for every ISA")
     config.addinivalue_line("markers", "slow: minutes long, only with RNNFAST_SLOW=1 (make test-all)")
+    config.addinivalue_line("markers", "gpu: what an emulated GPU does not have, only with kernels built for one")
 
 
 def pytest_collection_modifyitems(config, items):
-    if os.environ.get("RNNFAST_SLOW") == "1":
-        return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    if slow:
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+    from rnnfast import cuda
+
+    left_out = set() if os.environ.get("RNNFAST_SLOW") == "1" else {"slow"}
+    if cuda._cuda is None or cuda._cuda.emulated:
+        left_out.add("gpu")
+    deselected = [item for item in items if any(item.get_closest_marker(name) for name in left_out)]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if item not in deselected]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -251,9 +251,8 @@ def test_torchs_tensors_as_kernels_read_them(torch):
     assert made.data_ptr() == flat.data_ptr()
 
 
+@pytest.mark.gpu
 def test_on_a_gpu_calls_do_not_wait_and_have_torchs_stream_and_memory(torch, torch_device):
-    if torch_device.type != "cuda":
-        pytest.skip("an emulated device has neither streams nor torch's memory")
     for compute in (None, "bfloat16"):
         lstm = layer(torch_device, "LSTM", 64, 64, 2, compute_dtype=compute)
         x = torch.randn(50, 8, 64, device=torch_device, requires_grad=True)
