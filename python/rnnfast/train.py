@@ -92,10 +92,9 @@ def update(
         model.zero_grad()
         loss = gradients()
         if clip_value is not None:
-            optim.clip_grad_norm([model], math.inf)  # measures, before an infinite one is clipped too
+            optim.clip_grad_norm([model], math.inf)  # refuses an infinite one, which would be clipped too
             optim.clip_grad_value([model], clip_value)
-        if clip_norm is not None or clip_value is None:
-            optim.clip_grad_norm([model], math.inf if clip_norm is None else clip_norm)
+        optim.clip_grad_norm([model], math.inf if clip_norm is None else clip_norm)
         optimizer.step(model)
     except BaseException:
         model.rng.step = step
