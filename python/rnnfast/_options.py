@@ -153,9 +153,14 @@ def check_options(o: TrainingOptions, checks: Mapping[str, Check], *, validates:
     o.require("compute_dtype", computes, f"None or {o.dtype!r} where dtype is {o.dtype!r}")
     lower = o.min_learning_rate <= o.learning_rate
     o.require("min_learning_rate", lower, f"at most the learning rate ({o.learning_rate})")
-    o.require("patience", o.patience is None or validates, "None with val_frac 0: nothing to validate on")
-    follows = o.schedule != "plateau" or validates
-    o.require("schedule", follows, "another one with val_frac 0: plateau needs a validation loss")
+    if not validates:
+        _check_follows_no_loss(o, "with val_frac 0: there is nothing to validate on")
+
+
+def _check_follows_no_loss(o: TrainingOptions, where: str) -> None:
+    """Raise OptionError where an option needs the validation loss, which `where` says is not there."""
+    o.require("patience", o.patience is None, f"None {where}")
+    o.require("schedule", o.schedule != "plateau", f"another one {where}")
 
 
 def plain(o: TrainingOptions) -> dict[str, Any]:
@@ -244,8 +249,7 @@ def make_trainer(
     """The trainer of a task. `saved`: the options as its checkpoints have them; `keep_best`: there is a validation
     part."""
     if not keep_best:
-        o.require("patience", o.patience is None, "None without a validation part (see val_frac)")
-        o.require("schedule", o.schedule != "plateau", "another one without a validation part (see val_frac)")
+        _check_follows_no_loss(o, "without a validation part (see val_frac)")
     return Trainer(
         task,
         _optimizer(o),
