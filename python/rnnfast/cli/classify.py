@@ -90,7 +90,7 @@ def _train(args: argparse.Namespace) -> int:
         task: str = args.task or "classify"
         if args.resume:
             task, saved = _saved(read_header(Path(out, LAST)), args.task)
-            given = {**saved, **{name: value for name, value in given.items() if (name, value) != ("seed", None)}}
+            given = {**saved, **given}
         estimator = _make(task, given, verbose=not args.quiet)
         estimator._check(args.validation is not None)
         if args.save_config is not None:
