@@ -9,19 +9,11 @@ import pytest
 
 from cases import CELLS, Case, build, make_layer
 from emulated import needs_device
-from test_torch_beyond import module_of
+from test_torch_beyond import OPTIONS, module_of
 from torch_cases import assert_same, layer_cases, modules, run
 
 pytestmark = [needs_device, pytest.mark.filterwarnings("error::RuntimeWarning")]
 
-OPTIONS = {
-    "lengths": {"lengths": "random"},
-    "reset": {"reset": True},
-    "both": {"lengths": "random", "reset": True},
-    "tokens": {"tokens": True},
-    "tokens and all": {"tokens": True, "lengths": "random", "reset": True},
-    "dense": {},
-}
 ALL = [case for case in layer_cases() if case.dtype == "float32"]
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import gc
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from emulated import needs_device
 from rnnfast import cuda
+from torch_cases import assert_one_pass_keeps_and_another_consumes
 
 pytestmark = [needs_device, pytest.mark.filterwarnings("error::RuntimeWarning")]
 
@@ -43,21 +43,7 @@ def test_backward_twice_gives_the_same_bits(torch, torch_device, device_calls, k
 
 def test_one_pass_keeps_the_graph_and_another_consumes_it(torch, torch_device):
     module, x = layer(torch_device, "LSTM", 4, 9), torch.randn(6, 3, 4, device=torch_device)
-    weights = list(module.parameters())
-    expected = torch.autograd.grad(module(x)[0].sum(), weights)
-
-    def gradients(y, keep):
-        try:
-            return torch.autograd.grad(y, weights, retain_graph=keep)
-        except RuntimeError as error:  # autograd's own, where the other pass has freed the graph before
-            assert "backward through the graph a second time" in str(error)
-            return expected
-
-    with ThreadPoolExecutor(2) as pool:
-        for _ in range(5):
-            y = module(x)[0].sum()
-            for found in pool.map(gradients, (y, y), (True, False)):
-                assert same(found, expected)
+    assert_one_pass_keeps_and_another_consumes(torch, module, x, 5)
 
 
 def test_only_what_is_wanted_has_gradients(torch, torch_device):

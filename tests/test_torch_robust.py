@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import copy
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+from torch_cases import assert_one_pass_keeps_and_another_consumes
 
 NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
 pytestmark = pytest.mark.filterwarnings("ignore:.*runs on torch.nn's own code")
@@ -53,22 +54,7 @@ def test_batch_sizes_that_are_not_dense_int64(torch, ours):
 
 
 def test_one_pass_keeps_the_graph_and_another_consumes_it(torch, ours):
-    lstm, x = ours.LSTM(32, 128), torch.randn(100, 8, 32)
-    weights = list(lstm.parameters())
-    expected = torch.autograd.grad(lstm(x)[0].sum(), weights)
-
-    def gradients(y, keep):
-        try:
-            return torch.autograd.grad(y, weights, retain_graph=keep)
-        except RuntimeError as error:  # autograd's own, where the other pass has freed the graph before
-            assert "backward through the graph a second time" in str(error)
-            return expected
-
-    with ThreadPoolExecutor(2) as pool:
-        for _ in range(25):
-            y = lstm(x)[0].sum()
-            for found in pool.map(gradients, (y, y), (True, False)):
-                assert all(map(torch.equal, found, expected))
+    assert_one_pass_keeps_and_another_consumes(torch, ours.LSTM(32, 128), torch.randn(100, 8, 32), 25)
 
 
 @pytest.mark.parametrize("what", ["hx", "weight"])

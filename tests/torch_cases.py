@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,3 +132,22 @@ def assert_same(ours, theirs, exact=None):
             )
         error = float(np.abs(mine - truth).max(initial=0))
         assert error <= limit, f"{name}: {error:.2e} > {limit:.2e}"
+
+
+def assert_one_pass_keeps_and_another_consumes(torch, module, x, times):
+    """Two threads go backward through one graph, one with retain_graph, and both get its gradients."""
+    weights = list(module.parameters())
+    expected = torch.autograd.grad(module(x)[0].sum(), weights)
+
+    def gradients(y, keep):
+        try:
+            return torch.autograd.grad(y, weights, retain_graph=keep)
+        except RuntimeError as error:  # autograd's own, where the other pass has freed the graph before
+            assert "backward through the graph a second time" in str(error)
+            return expected
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(times):
+            y = module(x)[0].sum()
+            for found in pool.map(gradients, (y, y), (True, False)):
+                assert all(map(torch.equal, found, expected))
