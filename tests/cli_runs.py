@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rnnfast import checkpoint
 from rnnfast.cli import main
-from test_train import comparable
+from toy import comparable
 
 VERSE = "{n} bottles of beer on the wall, {n} bottles of beer.\nTake one down, pass it around!\n"
 TEXT = "".join(VERSE.format(n=n) for n in range(60))

@@ -13,7 +13,7 @@ from classify_data import MAKE, NEW, SMALL, X, Y, make, quick
 from rnnfast import checkpoint
 from rnnfast.classify import NotFittedError, SequenceClassifier, SequenceLabeler, load
 from rnnfast.train import LAST
-from test_train import comparable
+from toy import comparable
 
 EACH = pytest.mark.parametrize("kind", MAKE)
 

@@ -27,7 +27,7 @@ from rnnfast.cli.lm_flags import option_names
 from rnnfast.lm import fit, load
 from rnnfast.lm.options import FitOptions
 from rnnfast.seq2seq.options import Seq2SeqOptions
-from test_train import metrics
+from toy import metrics
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from rnnfast.classify.confusion import confusion_matrix
 from rnnfast.classify.files import read
 from rnnfast.cli import main
 from rnnfast.train import LAST
-from test_train import comparable
+from toy import comparable
 
 X = ragged(120)
 Y = largest_channel(X)

@@ -12,7 +12,7 @@ import pytest
 from cli_runs import SMALL, state, text_file, train
 from rnnfast import checkpoint
 from rnnfast.cli import main
-from test_train import metrics
+from toy import metrics
 
 LONG = [
     *SMALL,

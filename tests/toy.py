@@ -1,9 +1,22 @@
-"""A model, an optimiser and a task of a few numbers, to try the trainer on: NumPy only."""
+"""A model, an optimiser and a task of a few numbers, to try the trainer on, and what its runs leave."""
 
+import csv
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
+
+from rnnfast.schedules import Schedule
+from rnnfast.train import METRICS, Limits, Trainer
+
+TIMES = ("items_per_second", "seconds")  # of a row of metrics, differ from run to run
+SCHEDULES = {
+    "constant": Schedule("constant", 0.05),
+    "step": Schedule("step", 0.05, decay=0.7, decay_after=2, decay_every=3),
+    "cosine": Schedule("cosine", 0.05, warmup=10, min_learning_rate=0.001),
+    "plateau": Schedule("plateau", 0.05, decay=0.5, patience=0),
+}
 
 
 class Line:
@@ -108,3 +121,24 @@ class LineTask:
             os.kill(os.getpid(), signal.SIGINT if event == "interrupt" else signal.SIGTERM)
         elif event == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def trainer(task=None, out=None, *, schedule=None, **limits):
+    limits = {"max_steps": 60, "eval_every": 10, "log_every": 5, **limits}
+    schedule = schedule or Schedule("constant", 0.05)
+    return Trainer(task or LineTask(), Momentum(), schedule, Limits(**limits), out=out)
+
+
+def comparable(state):
+    """Everything in a state but the clock."""
+    arrays, meta = state
+    clock = ("seconds", "row_seconds", "seconds_evaluated", "eval_seconds")
+    numbers = {k: v for k, v in meta["trainer"].items() if k not in clock}
+    arrays = {**arrays, "trainer.rows": arrays["trainer.rows"][:, :6]}
+    arrays = {k: (v.dtype.str, v.shape, v.tobytes()) for k, v in arrays.items()}
+    return arrays, numbers, meta["optimizer"], meta["schedule"], meta["task_state"]
+
+
+def metrics(out):
+    with open(Path(out) / METRICS, encoding="ascii") as f:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(f)]
