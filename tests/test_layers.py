@@ -266,6 +266,33 @@ def test_inputs_of_any_layout_and_float_type(change):
     assert_same({"y": y2, "h": end2, "dx": dx2, "dh": dstate2}, {"y": y, "h": end, "dx": dx, "dh": dstate})
 
 
+def misaligned(a):
+    memory = np.empty(a.nbytes + 1, np.uint8)
+    memory[1:] = np.frombuffer(a.tobytes(), np.uint8)
+    return memory[1:].view(a.dtype).reshape(a.shape)
+
+
+@pytest.mark.parametrize("lengths", [None, [5, 2, 0, 4]])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_gradients_of_outputs_are_read_where_they_are(batch_first, lengths):
+    layer = rnnfast.LSTM(3, 6, 2, batch_first=batch_first, bidirectional=True, seed=1)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 5, 3) if batch_first else (5, 4, 3)).astype(np.float32)
+    whole = rng.standard_normal((*x.shape[:2], 12)).astype(np.float32)
+    # of one step for all, of one sequence for all, transposed, backwards, at an odd address
+    pairs = [(np.broadcast_to(part, whole.shape), None) for part in (whole[0], whole[:, :1])]
+    pairs += [(change(whole), whole) for change in (lambda a: a.swapaxes(0, 1).copy().swapaxes(0, 1), misaligned)]
+    pairs.append((whole[::-1, ::-1], None))
+    for dy, same in pairs:
+        found = []
+        for given in (dy, np.array(dy) if same is None else same):
+            layer.zero_grad()
+            _, _, cache = layer.forward(x, lengths=lengths)
+            dx, (dh, dc) = layer.backward(given, None, cache)
+            found.append({"dx": dx, "dh": dh, "dc": dc, **{k: g.copy() for k, g in layer.grads.items()}})
+        assert_same(*found)
+
+
 def test_float16_input_is_converted():
     layer = rnnfast.RNN(3, 5, seed=1)
     x = np.random.default_rng(0).standard_normal((4, 2, 3)).astype(np.float16)

@@ -18,6 +18,10 @@ namespace py = pybind11;
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
+// Only the numbers of its last axis lie side by side; the other strides are any, 0 and below among them.
+template <class T>
+using StridedRows = py::array_t<T, 0>;
+
 template <class T>
 const T* data_or_null(const std::optional<Array<T>>& array) {
   return array ? array->data() : nullptr;

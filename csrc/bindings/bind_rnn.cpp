@@ -1,6 +1,7 @@
 // Recurrent layers: forward, backward, packed weights, single steps.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <string>
 
 #include "arrays.h"
@@ -75,7 +76,9 @@ class Rnn {
 
     Array<T> y({batch_first ? batch : steps, batch_first ? steps : batch, out_width});
     RnnOutput<T> out{y.mutable_data(), {time(out_width), row(out_width)}, {}};
-    if (lengths) std::fill_n(out.y, y.size(), T(0));
+    const auto ends_early = [&](int32_t length) { return length < steps; };
+    if (lengths && std::any_of(lengths->data(), lengths->data() + batch, ends_early))
+      std::fill_n(out.y, y.size(), T(0));
     const T* state[kMaxStates] = {};
     py::tuple states(states_);
     for (int k = 0; k < states_; ++k) {
@@ -98,8 +101,8 @@ class Rnn {
 
   // Returns dx (None for tokens) and the gradients of the initial states, where wanted; adds to the parameters'
   // gradients.
-  py::tuple backward(Cache<T, E>& of, const std::optional<Array<T>>& dy, const OptionalArrays<T>& dstate, bool want_dx,
-                     bool want_dstate0, bool keep, int threads) const {
+  py::tuple backward(Cache<T, E>& of, const std::optional<StridedRows<T>>& dy, const OptionalArrays<T>& dstate,
+                     bool want_dx, bool want_dstate0, bool keep, int threads) const {
     if (of.cache == nullptr) throw py::value_error("cache is in use by another thread, or used");
     const std::shared_ptr<RnnCache<T, E>> shared = keep ? of.cache : std::move(of.cache);
     const bool whole = keep || shared.use_count() > 1;  // a pass of another thread still reads it
@@ -108,9 +111,11 @@ class Rnn {
     const int64_t steps = schedule.steps(), batch = schedule.batch();
     const auto time = [&](int64_t n) { return of.batch_first ? n : n * batch; };
     const auto row = [&](int64_t n) { return of.batch_first ? n * steps : n; };
-    const int64_t out_width = config_.directions * config_.hidden;
     RnnBackward<T> io{};
-    io.dy = data_or_null(dy), io.dy_strides = {time(out_width), row(out_width)};
+    if (dy) {
+      const auto stride = [&](int axis) { return dy->strides(axis) / static_cast<int64_t>(sizeof(T)); };
+      io.dy = dy->data(), io.dy_strides = {stride(of.batch_first ? 1 : 0), stride(of.batch_first ? 0 : 1)};
+    }
     py::object dx = py::none();
     T* over_x = whole || of.batch_first || !want_dx ? nullptr : place_for_dx(cache);
     if (over_x != nullptr) {

@@ -9,8 +9,8 @@ namespace rnnfast {
 
 namespace {
 
-constexpr int64_t kBlock = 8192;           // elements
-constexpr int64_t kBlocksForThreads = 64;  // below it a second thread costs more than it brings
+constexpr int64_t kBlock = 8192;          // elements
+constexpr int64_t kBlocksForThreads = 8;  // below it a second thread costs more than it brings, even one that is awake
 
 // f(array, first element, elements, index of the block) for this thread's blocks of all arrays.
 template <class Arrays, class F>

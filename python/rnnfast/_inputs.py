@@ -11,6 +11,7 @@ __all__ = [
     "Sequences",
     "as_array",
     "as_float",
+    "as_rows",
     "as_tokens",
     "check_state",
     "read_lengths",
@@ -50,6 +51,17 @@ def as_float(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     return np.ascontiguousarray(array, dtype)
+
+
+def as_rows(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """The same where only the numbers of the last axis must lie side by side: a broadcast or transposed array is not
+    copied."""
+    array = as_array(name, value)
+    size = dtype.itemsize
+    fits = array.dtype == dtype and array.shape == shape and array.flags.aligned
+    if fits and array.strides[-1] == size and all(stride % size == 0 for stride in array.strides):
+        return array
+    return as_float(name, array, shape, dtype)
 
 
 def as_tokens(name: str, array: Array, vocabulary: int) -> NDArray[np.int32]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from . import _core, cuda
 from ._check import integer
 from ._cuda_rnn import DeviceRnn
-from ._inputs import Sequences, as_float, check_state, read_sequences
+from ._inputs import Sequences, as_rows, check_state, read_sequences
 from ._stepping import Stream
 from ._threads import get_num_threads
 from .module import Module, compute_dtype_name, parameter_dtype
@@ -277,7 +277,7 @@ class Recurrent(Module):
         width = self.num_directions * self.hidden_size
         if dy is not None:
             shape = (seq.steps, width) if seq.unbatched else (*seq.leading, width)
-            dy = as_float("dy", dy, shape, self.dtype)
+            dy = as_rows("dy", dy, shape, self.dtype)
             dy = dy[:, None] if seq.unbatched else dy
         dstates = check_state("dstate", dstate, self._states, self._state_shape(seq), self.dtype)
         dx, first = self._core.backward(cache._core, dy, dstates, want_dx, want_dstate0, keep_cache, get_num_threads())

@@ -25,10 +25,7 @@ class _Entry(NamedTuple):
     name: str  # "<index of the module>.<name of the parameter>"
     param: Any  # Array, or cuda.DeviceArray
     grad: Any
-
-    @property
-    def on_device(self) -> bool:
-        return isinstance(self.param, cuda.DeviceArray)
+    on_device: bool
 
 
 def _entries(modules: Any) -> list[_Entry]:
@@ -38,7 +35,9 @@ def _entries(modules: Any) -> list[_Entry]:
         if not isinstance(module, Module):
             raise TypeError(f"modules must be rnnfast modules, got {type(module).__name__}")
         for name, param in module.params.items():
-            entries.setdefault(id(param), _Entry(f"{index}.{name}", param, module.grads[name]))
+            if id(param) not in entries:
+                on_device = isinstance(param, cuda.DeviceArray)
+                entries[id(param)] = _Entry(f"{index}.{name}", param, module.grads[name], on_device)
     if not entries:
         raise ValueError("modules must have at least one parameter, got none")
     for entry in entries.values():
@@ -53,8 +52,8 @@ def _check_arrays(entry: _Entry) -> None:
         if not isinstance(array, np.ndarray) or array.dtype not in _DTYPES:
             got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
             raise TypeError(f"{kind} {entry.name} must be a float32 or float64 array, got {got}")
-        if not array.flags.c_contiguous or not array.flags.writeable:
-            raise ValueError(f"{kind} {entry.name} must be C-contiguous and writeable, got one that is not")
+        if not array.flags.carray:  # aligned too
+            raise ValueError(f"{kind} {entry.name} must be aligned, C-contiguous and writeable, got one that is not")
     if entry.on_device and not isinstance(entry.grad, cuda.DeviceArray):
         got = type(entry.grad).__name__
         raise TypeError(f"gradient of parameter {entry.name} must be a DeviceArray as the parameter is, got {got}")
