@@ -285,10 +285,10 @@ def test_gradients_of_outputs_are_read_where_they_are(batch_first, lengths):
     pairs.append((whole[::-1, ::-1], None))
     for dy, same in pairs:
         found = []
-        for given in (dy, np.array(dy) if same is None else same):
+        for gradient in (dy, np.array(dy) if same is None else same):
             layer.zero_grad()
             _, _, cache = layer.forward(x, lengths=lengths)
-            dx, (dh, dc) = layer.backward(given, None, cache)
+            dx, (dh, dc) = layer.backward(gradient, None, cache)
             found.append({"dx": dx, "dh": dh, "dc": dc, **{k: g.copy() for k, g in layer.grads.items()}})
         assert_same(*found)
 
