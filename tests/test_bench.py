@@ -124,6 +124,11 @@ def test_a_run_goes_on_where_it_ended(small, no_peers, capsys, tmp_path, monkeyp
     assert cli.main(["bench", *command, "--resume"]) == 1
     assert "must be of this machine" in capsys.readouterr().err
     assert cli.main(["bench", "--quick", "--resume"]) == 2
+    for foreign in ("[]", "{}", "xx"):
+        out.write_text(foreign)
+        assert cli.main(["bench", *command, "--resume"]) == 1
+        assert f"{out} must be what an earlier run wrote" in capsys.readouterr().err
+        assert out.read_text() == foreign
 
 
 def test_the_command_line_hands_over(small, no_peers, capsys, tmp_path):

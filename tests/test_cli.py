@@ -69,7 +69,8 @@ def test_errors_are_shown_whole_when_asked(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("90", 90), ("90s", 90), ("10m", 600), ("1.5h", 5400), ("1h30m", 5400), ("1h0m5s", 3605)]
+    ("text", "expected"),
+    [("90", 90), ("90s", 90), ("10m", 600), ("1.5h", 5400), (".5h", 1800), ("1h30m", 5400), ("1h0m5s", 3605)],
 )
 def test_times(text, expected):
     assert common.seconds(text) == expected

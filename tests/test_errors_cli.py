@@ -17,6 +17,7 @@ from rnnfast.lm import fit
 from test_checkpoint import rewritten
 
 TRAIN = " ".join(["lm train {text} --out {tmp}/out", *SMALL])
+TWICE = {"cell": "gru", "model": "rnn"}
 RESUME = "lm train {text} --out {run} --resume --quiet"
 
 # (arguments, exit code, what the error says). {text}, {run}, … are the fixture's.
@@ -59,8 +60,12 @@ USE = [
     ("{TRAIN} --val-frac 0 --schedule plateau", 2, "--schedule: must be another one with val_frac 0"),
     ("{TRAIN} --min-learning-rate 1", 2, "--min-learning-rate: must be at most the learning rate"),
     ("{TRAIN} --threads 0", 2, "--threads: must be at least 1, got 0"),
+    ("{TRAIN} --threads 3000000000", 2, "--threads: must be at most 2147483647, got 3000000000"),
+    ("{TRAIN} --rnn-size 3000000000", 2, "--rnn-size: must be at most 2147483647, got 3000000000"),
+    ("{TRAIN} --sample-length 3000000000", 2, "--sample-length: must be at most 2147483647"),
     ("{TRAIN} --seed -1", 2, "--seed: must be an integer from 0 to .* got -1"),
-    ("lm train {text} --resume", 2, "--resume: needs --out"),
+    ("lm train --resume", 2, "--resume: needs FILE, or --out"),
+    ("lm train {text} --resume", 2, "--out: there is nothing to resume in rnnfast-bottles"),
     ("{RESUME} --overwrite", 2, "resume and overwrite exclude each other"),
     ("{TRAIN} --resume", 2, "--out: there is nothing to resume in .*out"),
     ("lm train {text} --out {run}", 2, "--out: .*run is not empty"),
@@ -74,6 +79,7 @@ USE = [
     ("{TRAIN} --config {list}", 2, "--config: .* must hold a JSON object, got list"),
     ("{TRAIN} --config {unknown}", 2, "has an option that does not exist: 'rnn_sise'"),
     ("{TRAIN} --config {bad}", 2, "--dropout: must be .* got 'much'"),
+    ("{TRAIN} --config {twice}", 2, "has cell more than once, as 'model' the last time"),
     ("lm sample", 2, "required: CHECKPOINT"),
     ("lm sample {run} --temperature -1", 2, "--temperature: must be .* got -1.0"),
     ("lm sample {run} --temperature nan", 2, "--temperature: must be .* got nan"),
@@ -82,6 +88,9 @@ USE = [
     ("lm sample {run} --top-p 1.5", 2, "--top-p: must be .* got 1.5"),
     ("lm sample {run} --length -1", 2, "--length: must be at least 0, got -1"),
     ("lm sample {run} --num-samples 0", 2, "--num-samples: must be at least 1, got 0"),
+    ("lm sample {run} --length 3000000000", 2, "--length: must be at most 2147483647, got 3000000000"),
+    ("lm sample {run} --num-samples 3000000000", 2, "--num-samples: must be at most 2147483647"),
+    ("lm eval {run} {text} --reset-every 3000000000", 2, "--reset-every: must be at most 2147483647"),
     ("lm sample {run} --primetext a --primefile {text}", 2, "together with --primetext"),
     ("lm eval {run} {text} --reset-every 0", 2, "--reset-every: must be at least 1, got 0"),
     ("lm eval {run} {text} --part half", 2, "--part: invalid choice: 'half'"),
@@ -92,6 +101,7 @@ USE = [
 INPUT = [
     ("lm train {tmp}/none.txt --out {tmp}/out", 1, "none.txt: No such file or directory"),
     ("lm train {run} --out {tmp}/out", 1, "run: Is a directory"),
+    ("{TRAIN} --num-layers 2000", 1, "num_layers must be an integer from 1 to 1000, got 2000"),
     ("{TRAIN} --config {tmp}/none.json", 1, "none.json: No such file or directory"),
     ("lm train {empty} --out {tmp}/out", 1, "must hold at least one character, got ''"),
     ("lm train {one} --out {tmp}/out", 1, "must hold at least 2 tokens, got 1"),
@@ -116,6 +126,9 @@ INPUT = [
     ("lm sample {seq2seq}", 1, "must be a checkpoint of a language model, got one of seq2seq"),
     ("lm sample {foreign}", 1, "not one that rnnfast wrote"),
     ("lm sample {misfit}", 1, "the language model in it cannot be made"),
+    ("lm sample {nan}", 1, "the logits of sample 0 at position 0 are not finite"),
+    ("lm eval {nan} {text}", 1, "the loss of .* on this text is nan"),
+    ("demo --seconds 60 --text {text} --primetext JAQ~", 1, "not among them: .*'Q'.*'~'"),
     ("lm eval {run} {other}", 1, "not among them"),
     ("lm eval {run} {one}", 1, "at least 2 tokens, got 1"),
     ("lm eval {run} {other} --part val", 1, "text must be the one that the run"),
@@ -131,7 +144,7 @@ def files(tmp_path_factory):
     found |= {name: text_file(folder, text, f"{name}.txt") for name, text in texts.items()}
     Path(folder, "latin1.txt").write_bytes("Gemüse".encode("latin-1") * 100)
     found["latin1"] = folder / "latin1.txt"
-    for name, value in {"list": [1], "unknown": {"rnn_sise": 8}, "bad": {"dropout": "much"}}.items():
+    for name, value in {"list": [1], "unknown": {"rnn_sise": 8}, "bad": {"dropout": "much"}, "twice": TWICE}.items():
         found[name] = text_file(folder, json.dumps(value), f"{name}.json")
     found |= damaged(folder, run)
     return found
@@ -150,11 +163,13 @@ def damaged(folder, run):
         "foreign": safetensors.numpy.save({"w": np.zeros(3, np.float32)}),
     }
     found = {}
-    for name in [*contents, "seq2seq", "misfit"]:
+    for name in [*contents, "seq2seq", "misfit", "nan"]:
         found[name] = Path(folder, name)
         found[name].mkdir()
         if name in contents:
             (found[name] / "last.safetensors").write_bytes(contents[name])
+    spoilt = {name: np.full_like(a, np.nan) if name.startswith("model.") else a for name, a in arrays.items()}
+    checkpoint.save(found["nan"] / "last.safetensors", spoilt, meta)
     other = {**meta, "task": {**meta["task"], "kind": "seq2seq"}}
     checkpoint.save(found["seq2seq"] / "last.safetensors", arrays, other)
     config = {**meta["task"]["config"], "hidden_size": 9}

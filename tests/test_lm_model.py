@@ -370,7 +370,7 @@ CONSTRUCTOR_ERRORS = [
     ({"vocab_size": 2.5}, "vocab_size must be an integer of at least 1, got 2.5"),
     ({"hidden_size": -1}, "hidden_size must be an integer of at least 1, got -1"),
     ({"hidden_size": True}, "hidden_size must be an integer of at least 1, got True"),
-    ({"num_layers": 0}, "num_layers must be an integer of at least 1, got 0"),
+    ({"num_layers": 0}, "num_layers must be an integer from 1 to 1000, got 0"),
     ({"embedding_size": 0}, "embedding_size must be an integer of at least 1, got 0"),
     ({"cell": "LSTM"}, "cell must be 'rnn', 'lstm' or 'gru', got 'LSTM'"),
     ({"cell": "rnn", "nonlinearity": "gelu"}, "nonlinearity must be 'tanh' or 'relu', got 'gelu'"),

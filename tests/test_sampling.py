@@ -258,7 +258,7 @@ ERRORS = [
     ({"top_p": 0.0}, r"top_p must be a number in \(0, 1\], got 0.0"),
     ({"top_p": 1.1}, r"top_p must be a number in \(0, 1\], got 1.1"),
     ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
-    ({"seed": 2**64}, r"seed must be below 2\*\*64"),
+    ({"seed": 2**64}, "seed must be an integer from 0 to 18446744073709551615, got 18446744073709551616"),
     ({"seed": 1.0}, "seed must be an integer"),
     ({"num_samples": 0}, "num_samples must be an integer of at least 1, got 0"),
     ({"num_samples": True}, "num_samples must be an integer of at least 1, got True"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["boolean", "integer"]
+__all__ = ["MOST", "boolean", "integer"]
 
 
 def boolean(name: str, value: Any) -> bool:
@@ -17,15 +17,20 @@ def boolean(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+MOST = 2**31 - 1  # of a number of things: more than there can be of any, and a C integer holds it
+
+
+def integer(name: str, value: Any, least: int, most: int = MOST) -> int:
     """The argument as an int, which must be at least `least` and at most `most`; bool is no integer."""
-    expected = f"{name} must be an integer " + (f"of at least {least}" if most is None else f"from {least} to {most}")
+    expected = f"{name} must be an integer " + (f"of at least {least}" if most >= MOST else f"from {least} to {most}")
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{expected}, got {value!r}")
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{expected}, got {value!r}") from None
-    if number < least or (most is not None and number > most):
+    if number > most:
+        expected = f"{name} must be an integer from {least} to {most}"
+    if not least <= number <= most:
         raise ValueError(f"{expected}, got {number}")
     return number

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from . import _run_folder, checkpoint, optim
+from ._check import MOST
 from ._progress import Progress
 from .schedules import KINDS, Schedule
 from .train import Limits, Trainer
@@ -125,7 +126,7 @@ class RunOptions(TrainingOptions):
         if out is None or not resume:
             return cls.from_dict(given).validate()
         path = Path(out, _run_folder.LAST)
-        header = checkpoint.read_header(path)
+        _, header = checkpoint.load(path)  # whole, since only its checksum tells a damaged header
         _run_folder.check_kind(path, header, cls.KIND)
         saved = header.get("options", {})
         given = {name: value for name, value in given.items() if (name, value) != ("seed", None)}
@@ -146,8 +147,9 @@ def check_options(o: TrainingOptions, checks: Mapping[str, Check], *, validates:
     """Raise OptionError for the first option that has no allowed value; NumPy's numbers become Python's. `validates`:
     there is a validation part."""
     for f in fields(o):
-        expected, allowed = checks[f.name]
-        o.require(f.name, allowed(getattr(o, f.name)), expected)
+        (expected, allowed), value = checks[f.name], getattr(o, f.name)
+        o.require(f.name, allowed(value), expected)
+        o.require(f.name, f.name == "seed" or not _is_int(value) or value <= MOST, f"at most {MOST}")
     vars(o).update(plain(o))
     computes = o.compute_dtype in (None, o.dtype, "bfloat16" if o.dtype == "float32" else None)
     o.require("compute_dtype", computes, f"None or {o.dtype!r} where dtype is {o.dtype!r}")

@@ -27,7 +27,7 @@ def duration(seconds: float) -> str:
 
 class Progress:
     """A tqdm bar where `stream` is a terminal, else a plain line now and then. Messages go to `stream` too, texts
-    (samples) to standard output."""
+    (samples) to standard output, for as long as somebody takes them there. A stream may be closed (None)."""
 
     BAR_SECONDS = 0.1  # between two redraws of the bar
     LINE_SECONDS = 5.0  # between two plain lines
@@ -37,7 +37,8 @@ class Progress:
         self.stream = stream if stream is not None else sys.stderr
         self.every = every
         self._bar: Any = None
-        self._terminal = not quiet and self.stream.isatty()
+        self._terminal = not quiet and self.stream is not None and self.stream.isatty()
+        self._takes_texts = True
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -68,18 +69,28 @@ class Progress:
             self._write(self.stream, line + "\n")
 
     def text(self, text: str) -> None:
-        if not self.quiet:
+        if self.quiet or not self._takes_texts:
+            return
+        try:
             self._write(sys.stdout, text + "\n")
+        except OSError as e:  # `| head`, a full disk: no reason to stop training
+            self._takes_texts = False
+            self.message(f"no more samples: standard output: {e.strerror or e}")
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def _write(self, stream: TextIO, text: str) -> None:
+    def _write(self, stream: TextIO | None, text: str) -> None:
+        if stream is None:
+            return
         if self._bar is not None:
             self._bar.clear()
-        stream.write(text)
+        try:
+            stream.write(text)
+        except UnicodeEncodeError as e:  # a letter that the stream does not have must not end a training
+            stream.write(text.encode(e.encoding, "replace").decode(e.encoding))
         stream.flush()
         if self._bar is not None:
             self._bar.refresh()

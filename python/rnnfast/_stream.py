@@ -46,7 +46,7 @@ class Batches:
 
     @position.setter
     def position(self, value: int) -> None:
-        value = integer("position", value, 0)
+        value = integer("position", value, 0, 2**63 - 1)
         if value > self._chunks:
             raise ValueError(f"position must be in 0 .. {self._chunks} (chunks of this stream), got {value}")
         self._position = value

@@ -39,7 +39,7 @@ class Bucketed:
             )
         self.lengths = array.reshape(len(array), -1)
         self.batch_size = integer("batch_size", batch_size, 1)
-        self.seed = None if seed is None else integer("seed", seed, 0)
+        self.seed = None if seed is None else integer("seed", seed, 0, 2**64 - 1)
         self.pool = integer("pool", pool, 1)
 
     def __len__(self) -> int:

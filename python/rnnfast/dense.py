@@ -201,7 +201,7 @@ class Embedding(_Dense):
         device: str | None = None,
         seed: int | None = None,
     ) -> None:
-        self.num_embeddings = integer("num_embeddings", num_embeddings, 1)
+        self.num_embeddings = integer("num_embeddings", num_embeddings, 1, 2**31)
         self.embedding_dim = integer("embedding_dim", embedding_dim, 1)
         self.dtype, self.seed = parameter_dtype(dtype), fresh_seed(seed)
         self.device = _device(device, self.dtype)

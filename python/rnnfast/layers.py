@@ -62,9 +62,9 @@ class Recurrent(Module):
         device: str | None,
         seed: int | None,
     ) -> None:
-        self.input_size = integer("input_size", input_size, 1)
+        self.input_size = integer("input_size", input_size, 1, 2**31)  # or of tokens
         self.hidden_size = integer("hidden_size", hidden_size, 1)
-        self.num_layers = integer("num_layers", num_layers, 1)
+        self.num_layers = integer("num_layers", num_layers, 1, 1000)
         for name, value in (
             ("bias", bias),
             ("batch_first", batch_first),

@@ -140,7 +140,9 @@ class Module:
         self.load_state_dict(arrays)
 
     def freeze(self) -> None:
-        """Hold the parameters as they are now: inference stops looking at the arrays and is faster for small calls."""
+        """Hold the parameters as they are now: calls stop looking at the arrays and are faster where they are small.
+        Sampling and streams pack what the arrays hold when they begin, frozen or not; a copy freezes what they hold
+        when it is made."""
 
     def unfreeze(self) -> None:
         """Look at the parameters again."""

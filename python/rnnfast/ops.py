@@ -164,7 +164,7 @@ def _targets(targets: Any, shape: tuple[int, ...], classes: int, ignore_index: i
     if array.shape != shape:
         raise ValueError(f"targets must have shape {shape}, got {array.shape}")
     if ignore_index is not None:
-        ignored = integer("ignore_index", ignore_index, -(2**63))
+        ignored = integer("ignore_index", ignore_index, -(2**63), 2**63 - 1)
         keep = array != ignored
         _check_range(array[keep], classes)
         array = np.where(keep, array, -1)

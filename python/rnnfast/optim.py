@@ -224,7 +224,7 @@ class Optimizer:
         if not isinstance(state["hyper"], Mapping) or state["hyper"].keys() != self._hyper.keys():
             raise ValueError(f"state['hyper'] must have the keys {', '.join(self._hyper)}, got {state['hyper']!r}")
         hyper = self._checked(state["hyper"])
-        step = integer("state['step']", state["step"], 0)
+        step = integer("state['step']", state["step"], 0, 2**63 - 1)
         if not isinstance(state["arrays"], Mapping):
             raise TypeError(f"state['arrays'] must be a dict of arrays, got {type(state['arrays']).__name__}")
         arrays = {str(name): np.array(array, order="C") for name, array in state["arrays"].items()}

@@ -15,10 +15,7 @@ def fresh_seed(seed: int | None, name: str = "seed") -> int:
     """The seed as an int in 0 .. 2**64 - 1; None draws a fresh one."""
     if seed is None:
         return secrets.randbits(63)
-    seed = integer(name, seed, 0)
-    if seed >= 2**64:
-        raise ValueError(f"{name} must be below 2**64, got {seed}")
-    return seed
+    return integer(name, seed, 0, 2**64 - 1)
 
 
 class CounterRng:
@@ -31,13 +28,13 @@ class CounterRng:
 
     def __init__(self, seed: int | None = None, step: int = 0) -> None:
         self.seed = fresh_seed(seed)
-        self.step = integer("step", step, 0)
+        self.step = integer("step", step, 0, 2**63 - 1)
 
     def state_dict(self) -> dict[str, int]:
         return {"seed": self.seed, "step": self.step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        seed, step = fresh_seed(state["seed"], "state['seed']"), integer("state['step']", state["step"], 0)
+        seed, step = fresh_seed(state["seed"], "state['seed']"), integer("state['step']", state["step"], 0, 2**63 - 1)
         self.seed, self.step = seed, step
 
     def __repr__(self) -> str:

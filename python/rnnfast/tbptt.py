@@ -145,7 +145,8 @@ def k1k2(
     and an update.
 
     Every loss counts once. The window of k2 steps is computed anew with today's weights from the state at its first
-    step, which is constant (it was computed with the weights of the update before); so each update is the exact
+    step, which is constant (it was computed with the weights of the update before, but for a last piece of fewer than
+    k1 steps, for which it is computed with today's); so each update is the exact
     gradient of what it computed, and costs k2 / k1 times the work of `truncated`. With k2 == k1 it is `truncated`;
     with k2 >= the length of the stream each update reaches its beginning, and without `update` the sum of the
     gradients is that of `full`. Dropout repeats its masks: the generator `model.rng` is set back to the step that a

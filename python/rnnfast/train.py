@@ -195,9 +195,12 @@ class Trainer:
         batches: Iterator[Any] | None = None
         while True:
             ended = self._ended()
-            if self._evaluation_due(ended) and not self._interrupt.stop and self._evaluate():
-                self._save(LAST)
-                ended = self._ended()
+            if self._evaluation_due(ended) and not self._interrupt.stop:
+                seen = self._evaluate()
+                if seen is not None:
+                    self._save(LAST)
+                    self._show_evaluation(*seen)  # all is saved, should this fail
+                    ended = self._ended()
             if self._interrupt.stop:  # an evaluation that is due is left to the run that resumes this one
                 return "interrupted"
             if self.step % self.log_every == 0 and self.step > (self.rows[-1]["step"] if self.rows else 0):
@@ -236,8 +239,8 @@ class Trainer:
         if self.progress.due(self.step):
             self.progress.update(self.done, self._line(float(loss)))
 
-    def _evaluate(self) -> bool:
-        """Evaluate, take note of it, show it. False if Ctrl-C cut it short."""
+    def _evaluate(self) -> tuple[Mapping[str, float], str | None] | None:
+        """Evaluate and take note of it: the metrics and a sample. None if Ctrl-C cut it short."""
         t0 = time.monotonic()
         try:
             with self._interrupt.raising():
@@ -245,7 +248,7 @@ class Trainer:
                 sample = self.task.sample(self.step)
         except KeyboardInterrupt:
             self._interrupt.stop = True
-            return False
+            return None
         self.loss = None if metrics is None else float(metrics["loss"])
         if self.loss is not None:
             if not math.isfinite(self.loss):
@@ -253,11 +256,10 @@ class Trainer:
             self._take_note(self.loss)
         self.evaluated = self.step
         self._row(self.loss)
-        self._show_evaluation({} if metrics is None else metrics, sample)
         if self.loss is not None and self.best_step == self.step:
             self._save(BEST)
         self.seconds_evaluated, self.eval_seconds = self.seconds, time.monotonic() - t0
-        return True
+        return {} if metrics is None else metrics, sample
 
     def _take_note(self, loss: float) -> None:
         self.schedule.observe(loss)
@@ -281,7 +283,10 @@ class Trainer:
         if stopped == "interrupted":
             self._save(LAST)
         if self.out is not None:
-            plot_losses(self.out / PLOT, self.rows)
+            try:
+                plot_losses(self.out / PLOT, self.rows)
+            except Exception as e:  # of matplotlib or of the disk: the run is whole without
+                self.progress.message(f"no {PLOT}: {e}")
 
     # ---- where it stands ----
 
@@ -422,8 +427,12 @@ class Trainer:
         write_metrics(self.out / METRICS, self.rows)
 
     def _save(self, name: str) -> None:
-        if self.out is not None:
-            checkpoint.save(self.out / name, *self.state())
+        if self.out is None:
+            return
+        arrays, meta = self.state()
+        if not all(np.isfinite(array).all() for array in _run_folder.weights_in(arrays).values()):
+            raise FloatingPointError("a parameter is not finite")  # the last checkpoint stays
+        checkpoint.save(self.out / name, arrays, meta)
 
 
 def _read_row(values: Sequence[float]) -> dict[str, Any]:

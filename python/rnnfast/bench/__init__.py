@@ -201,7 +201,12 @@ def _read(path: Path) -> dict[str, Any]:
     """An earlier document of this machine and version; nothing where there is none."""
     if not path.is_file():
         return {}
-    doc: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        doc = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ValueError(f"{path} must be what an earlier run wrote, to go on with it: {e}") from e
+    if not isinstance(doc, dict) or not isinstance(doc.get("info"), dict):
+        raise ValueError(f"{path} must be what an earlier run wrote, to go on with it")
     here = report.about(None)
     for key in ("rnnfast", "isa", "cpu", "cores", "python"):
         if doc.get("format") != report.FORMAT or doc["info"][key] != here[key]:

@@ -16,8 +16,23 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
+    code = _main(list(sys.argv[1:] if argv is None else argv))
+    try:
+        sys.stdout.flush()
+    except OSError as e:
+        # Python would complain once more when it flushes at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(e, BrokenPipeError):
+            _fail("rnnfast", f"standard output: {e.strerror}", 1)
+        return code or 1
+    return code
+
+
+def _main(words: list[str]) -> int:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as for a daemon
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a letter must not end a training
             stream.reconfigure(errors="replace")
     try:
@@ -34,11 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader (head, say) has what it wanted. Python would complain once more when it flushes at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (head, say) has what it wanted
         return 1
-    except (ValueError, RuntimeError, OSError, MemoryError, ImportError) as e:
+    except (ValueError, RuntimeError, ArithmeticError, OSError, MemoryError, ImportError) as e:
         if os.environ.get("RNNFAST_DEBUG"):
             raise
         return _fail("rnnfast", _describe(e), 1)

@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .._check import MOST
+
 __all__ = [
-    "Parser", "UsageError", "add_run_flags", "note", "options_as_flags", "read_config", "report", "seconds",
-    "set_threads", "write_config", "write_text",
+    "Parser", "UsageError", "add_run_flags", "check_count", "note", "options_as_flags", "read_config", "report",
+    "seconds", "set_threads", "write_config", "write_text",
 ]  # fmt: skip
 
 
@@ -44,7 +46,7 @@ class _Help(argparse.HelpFormatter):
 
 def seconds(text: str) -> float:
     """90, 90s, 10m, 1.5h, 1h30m -> seconds"""
-    number = r"(\d+(?:\.\d+)?)"
+    number = r"(\d+(?:\.\d*)?|\.\d+)"
     unit = "s?" if re.fullmatch(number, text.strip()) else "s"  # what 1h30 means is anybody's guess
     parts = re.fullmatch(f"(?:{number}h)?(?:{number}m)?(?:{number}{unit})?", text.strip())
     if not text.strip() or parts is None:
@@ -59,11 +61,17 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress and no notes, only results and errors")
 
 
+def check_count(flag: str, value: int | None, least: int, command: str = "") -> None:
+    """Raise UsageError for a number of things that is below `least`, or more than there can be; None is not given."""
+    if value is not None and not least <= value <= MOST:
+        expected = f"at least {least}" if value < least else f"at most {MOST}"
+        raise UsageError(f"argument {flag}: must be {expected}, got {value}", command)
+
+
 def set_threads(threads: int | None) -> None:
     if threads is None:
         return
-    if threads < 1:
-        raise UsageError(f"argument --threads: must be at least 1, got {threads}")
+    check_count("--threads", threads, 1)
     import rnnfast
 
     rnnfast.set_num_threads(threads)
@@ -119,6 +127,8 @@ def read_config(path: str, names: Mapping[str, str]) -> dict[str, Any]:
         name = names.get(key.lstrip("-").replace("_", "-"))
         if name is None:
             raise UsageError(f"argument --config: {path} has an option that does not exist: {key!r}")
+        if name in options:
+            raise UsageError(f"argument --config: {path} has {name} more than once, as {key!r} the last time")
         options[name] = value
     return options
 

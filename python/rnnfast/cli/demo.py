@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from typing import Any
 
@@ -47,24 +48,28 @@ def _demo(args: argparse.Namespace) -> int:
     from .._progress import Progress
     from ..lm.fit import run
     from ..lm.options import FitOptions
-    from .lm import check_sample_flags, write_samples
+    from .lm import absolute, check_sample_flags, write_samples
 
     started = time.monotonic()
     check_sample_flags(args, "demo")
     if not args.seconds > 0:
         raise UsageError(f"argument --seconds: must be greater than 0, got {args.seconds:g}", "demo")
     given = {**RECIPE, "max_time": args.seconds, "eval_seconds": max(1.0, args.seconds / 4), "seed": args.seed}
+    given["sample_prime"] = args.primetext or None
     with options_as_flags({}, "demo"):
         options = FitOptions.choose(given, out=args.out, resume=False, overwrite=args.overwrite)
     set_threads(args.threads)
-    text, source = _text(args)
-    note(f"training for {args.seconds:.0f} seconds on {source}", args.quiet)
+    text, name = _text(args)
+    note(f"training for {args.seconds:.0f} seconds on {name}", args.quiet)
+    source = absolute(args.text)
     model, result = run(
-        text, options, out=args.out, progress=Progress(quiet=args.quiet), started=started, source=args.text
+        text, options, out=args.out, progress=Progress(quiet=args.quiet), started=started, source=source
     )
     if result.best_loss is not None:
         note(f"{result.step} steps; validation loss {result.best_loss:.3f} nats a character. It writes:\n", args.quiet)
     write_samples(model, args.primetext, args.seed, args)
+    if result.stopped == "interrupted" and args.out is not None and source is not None:
+        note(f"\nTo go on:\n  rnnfast lm train {shlex.quote(source)} --out {shlex.quote(args.out)} --resume")
     note("\nYour own text:  rnnfast lm train FILE", args.quiet)
     return 130 if result.stopped == "interrupted" else 0
 

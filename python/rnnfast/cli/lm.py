@@ -13,7 +13,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, add_run_flags, note, options_as_flags, read_config, report, set_threads, write_config
+from .common import (
+    UsageError,
+    add_run_flags,
+    check_count,
+    note,
+    options_as_flags,
+    read_config,
+    report,
+    set_threads,
+    write_config,
+)
 from .lm_flags import add_train_flags, option_names
 
 __all__ = ["add_commands"]
@@ -73,7 +83,7 @@ def _train(args: argparse.Namespace) -> int:
     source = args.text if args.text is not None else _source_of(Path(out, LAST))
     text = _read(source, options.level)
     progress = Progress(quiet=args.quiet, every=options.print_every)
-    where = source if source == "-" else str(Path(source).absolute())
+    where = absolute(source)
     _, result = run(text, options, out=out, resume=args.resume, progress=progress, started=started, source=where)
     per = "" if result.best_loss is None else f"{result.best_loss / math.log(2):.3f} bits a {_UNITS[options.level]}"
     resume = f"rnnfast lm train {shlex.quote(source)} --out {shlex.quote(out)} --resume"
@@ -88,8 +98,8 @@ def _train(args: argparse.Namespace) -> int:
 
 def _out(args: argparse.Namespace) -> str | None:
     """The folder of the run; None where nothing is to be trained, only --save-config to be written."""
-    if args.resume and args.out is None:
-        raise UsageError("argument --resume: needs --out, the folder of the run", "lm train")
+    if args.resume and args.out is None and args.text is None:
+        raise UsageError("argument --resume: needs FILE, or --out, the folder of the run", "lm train")
     if args.text is None and not args.resume:
         if args.save_config is None:
             raise UsageError("FILE must be given: the text to train on (- is standard input)", "lm train")
@@ -105,8 +115,14 @@ def _source_of(last: Path) -> str:
 
     source = read_header(last).get("options", {}).get("source")
     if not source or source == "-":
-        raise UsageError("FILE must be given: the run's text came from standard input", "lm train")
+        why = "came from standard input" if source else "is not a file's"
+        raise UsageError(f"FILE must be given: the run's text {why}", "lm train")
     return str(source)
+
+
+def absolute(source: str | None) -> str | None:
+    """Where a text is, for whoever resumes the run from elsewhere."""
+    return source if source in (None, "-") else str(Path(source).absolute())
 
 
 # ---- sample ----
@@ -125,13 +141,13 @@ def add_sample_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check_sample_flags(args: argparse.Namespace, command: str) -> None:
+    check_count("--length", args.length, 0, command)
+    check_count("--num-samples", args.num_samples, 1, command)
     t, top_p = args.temperature, args.top_p
     checks = (
-        ("--length", args.length, args.length >= 0, "at least 0"),
         ("--temperature", t, math.isfinite(t) and t >= 0, "a number of at least 0"),
         ("--top-k", args.top_k, args.top_k is None or args.top_k >= 1, "at least 1"),
         ("--top-p", top_p, top_p is None or 0 < top_p <= 1, "a number greater than 0 and at most 1"),
-        ("--num-samples", args.num_samples, args.num_samples >= 1, "at least 1"),
         ("--seed", args.seed, args.seed is None or 0 <= args.seed < 2**64, "from 0 to 2**64 - 1"),
     )
     for flag, value, allowed, expected in checks:
@@ -180,9 +196,8 @@ def write_samples(model: Any, prime: str, seed: int, args: argparse.Namespace) -
 
 
 def _eval(args: argparse.Namespace) -> int:
-    for flag, value in (("--reset-every", args.reset_every), ("--batch-size", args.batch_size)):
-        if value is not None and value < 1:
-            raise UsageError(f"argument {flag}: must be at least 1, got {value}", "lm eval")
+    check_count("--reset-every", args.reset_every, 1, "lm eval")
+    check_count("--batch-size", args.batch_size, 1, "lm eval")
     set_threads(args.threads)
     from ..lm.fit import evaluate_part, load
 
@@ -191,6 +206,8 @@ def _eval(args: argparse.Namespace) -> int:
     result = evaluate_part(
         model, args.checkpoint, text, part=args.part, reset_every=args.reset_every, batch_size=args.batch_size
     )
+    if not math.isfinite(result["nats"]):
+        raise ValueError(f"the loss of {args.checkpoint} on this text is {result['nats']}")
     if args.json:
         print(json.dumps(result))
     else:

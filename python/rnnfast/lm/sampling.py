@@ -95,7 +95,7 @@ class Sampler:
             0 if top_k is None else min(integer("top_k", top_k, 1), self._vocabulary),
             1.0 if top_p is None else real("top_p", top_p, "a number in (0, 1]", lambda v: 0 < v <= 1),
             fresh_seed(seed),
-            integer("start", start, 0),
+            integer("start", start, 0, 2**63 - 1),
         )
         if ids.size and ids.min() < 0:
             position, sample = np.argwhere(ids < 0)[0]

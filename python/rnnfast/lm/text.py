@@ -18,6 +18,8 @@ def read_text(
     """The text of a file, or of standard input for "-". UTF-8; at level "byte" anything: what is not UTF-8 comes as
     surrogate escapes, and the byte tokenizer turns them back. `hint` is advice for who gives anything else."""
     if str(source) == "-":
+        if sys.stdin is None:
+            raise ValueError("standard input is closed: give a file")
         name, data = "standard input", sys.stdin.buffer.read()
     else:
         name, data = str(source), Path(source).read_bytes()

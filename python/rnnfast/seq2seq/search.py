@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._check import boolean, integer
+from .._check import MOST, boolean, integer
 from .._numbers import finite_from_zero
 from .._threads import get_num_threads
 from .encoder import parts_of
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["MOST", "Hypothesis", "Packed", "SearchOptions", "pack", "search"]
 
 Array = NDArray[Any]
-MOST = 2**31 - 1  # hypotheses, and tokens of one: the kernels count them in 32 bits
 
 
 class Hypothesis(NamedTuple):
