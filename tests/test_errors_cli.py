@@ -128,7 +128,7 @@ INPUT = [
     ("lm sample {misfit}", 1, "the language model in it cannot be made"),
     ("lm sample {nan}", 1, "the logits of sample 0 at position 0 are not finite"),
     ("lm eval {nan} {text}", 1, "the loss of .* on this text is nan"),
-    ("demo --seconds 60 --text {text} --primetext JAQ~", 1, "not among them: .*'Q'.*'~'"),
+    ("demo --quiet --seconds 60 --text {text} --primetext JAQ~", 1, "not among them: .*'Q'.*'~'"),
     ("lm eval {run} {other}", 1, "not among them"),
     ("lm eval {run} {one}", 1, "at least 2 tokens, got 1"),
     ("lm eval {run} {other} --part val", 1, "text must be the one that the run"),

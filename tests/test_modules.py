@@ -276,3 +276,21 @@ def test_no_rows_give_no_gradient():
         layer.backward(np.ones_like(y), cache)
     assert not layer.grads["weight"].any()
     assert not layer.grads["bias"].any()
+
+
+@pytest.mark.parametrize("make", [lambda: rnnfast.Linear(6, 40, seed=1), lambda: rnnfast.Embedding(40, 6, seed=1)])
+def test_arrays_that_were_put_in_place_of_others_must_fit(make):
+    layer = make()
+    x = np.ones((3, 6), np.float32) if isinstance(layer, rnnfast.Linear) else np.array([3, 39])
+    y, cache = layer.forward(x)
+    names = list(layer.params)
+    for arrays, call in ((layer.grads, lambda: layer.backward(y, cache)), (layer.params, lambda: layer(x))):
+        for name in names:
+            good = arrays[name]
+            wrong = [good[:2].copy(), good.astype(np.float64), np.repeat(good, 2, axis=0)[::2], good.tolist()]
+            for other in wrong:
+                arrays[name] = other
+                with pytest.raises((TypeError, ValueError), match=f"{name} must"):
+                    call()
+            arrays[name] = good.copy()
+            call()  # one that fits serves

@@ -74,6 +74,20 @@ def _copies(params: dict[str, Any]) -> dict[str, Any]:
     return {name: array.copy() for name, array in params.items()}
 
 
+def _own(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """A parameter or gradient as it is now: the caller may have put another array in its place, and the kernels take
+    it as it is."""
+    if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise TypeError(f"{name} must be a {dtype.name} array, got {got}")
+    if array.shape != shape or not array.flags.carray:
+        kind = "" if array.flags.carray else " that is not aligned, C-contiguous and writeable"
+        raise ValueError(
+            f"{name} must have shape {shape}, aligned, C-contiguous and writeable, got {array.shape}{kind}"
+        )
+    return array
+
+
 class _Dense(Module):
     """Module with a dtype whose parameters can be held: `_frozen` is what inference uses then."""
 
@@ -139,7 +153,11 @@ class Linear(_Dense):
     def pack(self, *, backward: bool = False) -> Any:
         """The parameters as they are now, for the compiled kernels; `backward`: also for the gradient of x."""
         kind = _core.PackedLinear32 if self.dtype == np.float32 else _core.PackedLinear64
-        return kind(self.params["weight"], self.params.get("bias"), backward, get_num_threads())
+        return kind(*self._arrays(self.params, ""), backward, get_num_threads())
+
+    def _arrays(self, of: dict[str, Any], what: str) -> tuple[Array, Array | None]:
+        weight = _own(f"{what}weight", of["weight"], (self.out_features, self.in_features), self.dtype)
+        return weight, _own(f"{what}bias", of["bias"], (self.out_features,), self.dtype) if self.bias else None
 
     def __call__(self, x: Any) -> Array:
         """(..., in_features) to (..., out_features)."""
@@ -175,7 +193,8 @@ class Linear(_Dense):
             _cuda_dense.add_linear_gradients(given, cache.x, self.grads["weight"], self.grads.get("bias"))
             return result
         dy = as_float("dy", dy, (*cache.leading, self.out_features), self.dtype).reshape(-1, self.out_features)
-        dx: Array = cache.packed.backward(dy, cache.x, self.grads["weight"], self.grads.get("bias"), get_num_threads())
+        grads = self._arrays(self.grads, "the gradient of ")
+        dx: Array = cache.packed.backward(dy, cache.x, *grads, get_num_threads())
         return dx.reshape(*cache.leading, self.in_features)
 
     def _on_device(self, x: Any, params: Any) -> Any:
@@ -231,6 +250,7 @@ class Embedding(_Dense):
         if self.device is not None:
             shape = (self.num_embeddings, self.embedding_dim)
             return _cuda_dense.embedding_forward(_cuda_dense.own("weight", table, shape), tokens)
+        table = _own("weight", table, (self.num_embeddings, self.embedding_dim), self.dtype)
         y: Array = _core.embedding_forward(table, tokens.reshape(-1), get_num_threads())
         return y.reshape(*tokens.shape, self.embedding_dim)
 
@@ -253,9 +273,10 @@ class Embedding(_Dense):
             grad = _cuda_dense.own("the gradient of weight", self.grads["weight"], shape)
             return _cuda_dense.embedding_backward(given, cache.tokens, grad)
         dy = as_float("dy", dy, (*cache.leading, self.embedding_dim), self.dtype)
-        _core.embedding_backward(
-            dy.reshape(-1, self.embedding_dim), cache.tokens, self.grads["weight"], get_num_threads()
+        own = _own(
+            "the gradient of weight", self.grads["weight"], (self.num_embeddings, self.embedding_dim), self.dtype
         )
+        _core.embedding_backward(dy.reshape(-1, self.embedding_dim), cache.tokens, own, get_num_threads())
 
     def freeze(self) -> None:
         self._frozen = self.params["weight"].copy()
