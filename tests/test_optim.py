@@ -147,6 +147,35 @@ def test_saved_and_loaded_goes_on_with_the_same_bits(kind, options):
     assert other.lr == optimiser.lr
 
 
+@pytest.mark.parametrize(("error", "steps"), [(KeyboardInterrupt, 1), (MemoryError, 0)])
+def test_an_interrupted_step_is_whole_or_not_at_all(monkeypatch, error, steps):
+    """A Ctrl-C is raised behind the kernels, when all arrays are updated; they fail before they change any."""
+    real = optim._core.optimiser_step
+
+    def interrupted(*args):
+        if steps:
+            real(*args)
+        raise error
+
+    layers = [rnnfast.Linear(7, 5, seed=1) for _ in range(2)]
+    for layer in layers:
+        layer.grads["weight"][...] = 0.5
+    adams = [optim.Adam(0.1), optim.Adam(0.1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(optim._core, "optimiser_step", interrupted)
+        with pytest.raises(error):
+            adams[0].step(layers[0])
+    for _ in range(steps):
+        adams[1].step(layers[1])
+    for _ in range(2):
+        assert_same(*(layer.params for layer in layers))
+        assert_same(*(adam.state_dict()["arrays"] for adam in adams))
+        assert [adam.state_dict()["step"] for adam in adams] == [steps] * 2
+        steps += 1
+        for adam, layer in zip(adams, layers, strict=True):
+            adam.step(layer)
+
+
 def test_lr_may_be_set_at_any_time():
     parts, optimiser = modules("float64"), optim.SGD(lr=0.1)
     set_gradients(parts, 1)

@@ -169,6 +169,17 @@ class Optimizer:
         if "betas" in self._hyper:
             hyper["beta1"], hyper["beta2"] = self._hyper["betas"]
         step = _core.OptimiserStep(kind=self._kind, grad_scale=scale, step=self._step + 1, **hyper)
+        # Noted first: the kernels run to their end, and a Ctrl-C meanwhile is raised right behind them.
+        before = self._arrays, self._step
+        self._arrays, self._step = arrays, self._step + 1
+        try:
+            self._update(step, hyper, scale, entries)
+        except Exception:
+            self._arrays, self._step = before
+            raise
+
+    def _update(self, step: Any, hyper: dict[str, Any], scale: float, entries: list[_Entry]) -> None:
+        arrays = self._arrays
         for dtype in _DTYPES:
             group = [e for e in entries if e.param.dtype == dtype and not e.on_device]
             if group:
@@ -178,9 +189,7 @@ class Optimizer:
             (e.param, e.grad, [arrays[f"{e.name}.{kind}"] for kind in self._states()]) for e in entries if e.on_device
         ]
         if kept:
-            _cuda_dense.optimiser_step(self._kind, hyper, self._step + 1, scale, kept)
-        self._arrays = arrays
-        self._step += 1
+            _cuda_dense.optimiser_step(self._kind, hyper, self._step, scale, kept)
 
     def _arrays_for(self, entries: list[_Entry]) -> dict[str, Any]:
         """The kept arrays of these parameters; zeros before the first step."""
