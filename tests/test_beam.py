@@ -10,9 +10,9 @@ import pytest
 
 import rnnfast
 from cases import same_bits
+from rnnfast._check import MOST
 from rnnfast.seq2seq import Decoder, Seq2Seq
 from rnnfast.seq2seq.base import side_by_side
-from rnnfast.seq2seq.search import MOST
 
 KINDS = (None, "dot", "general", "additive")
 

@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MOST", "boolean", "integer"]
+__all__ = ["MOST", "MOST_LAYERS", "MOST_TOKENS", "boolean", "integer"]
+
+MOST = 2**31 - 1  # of a number of things: more than there can be of any, and a C integer holds it
+MOST_TOKENS = 2**31  # different ones: they are 32-bit integers from 0 on
+MOST_LAYERS = 1000  # more would be a mistake, and each is made before memory runs out
 
 
 def boolean(name: str, value: Any) -> bool:
@@ -15,9 +19,6 @@ def boolean(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be a bool, got {value!r}")
     return bool(value)
-
-
-MOST = 2**31 - 1  # of a number of things: more than there can be of any, and a C integer holds it
 
 
 def integer(name: str, value: Any, least: int, most: int = MOST) -> int:

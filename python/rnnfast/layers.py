@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, cuda
-from ._check import integer
+from ._check import MOST_LAYERS, MOST_TOKENS, integer
 from ._cuda_rnn import DeviceRnn
 from ._inputs import Sequences, as_rows, check_state, read_sequences
 from ._stepping import Stream
@@ -62,9 +62,9 @@ class Recurrent(Module):
         device: str | None,
         seed: int | None,
     ) -> None:
-        self.input_size = integer("input_size", input_size, 1, 2**31)  # or of tokens
+        self.input_size = integer("input_size", input_size, 1, MOST_TOKENS)
         self.hidden_size = integer("hidden_size", hidden_size, 1)
-        self.num_layers = integer("num_layers", num_layers, 1, 1000)
+        self.num_layers = integer("num_layers", num_layers, 1, MOST_LAYERS)
         for name, value in (
             ("bias", bias),
             ("batch_first", batch_first),

@@ -138,7 +138,7 @@ def _files(args: argparse.Namespace, out: str) -> tuple[str, str | None]:
 
 
 def _search_options(args: argparse.Namespace, command: str, n_best: int = 1) -> dict[str, Any]:
-    from ..seq2seq.search import MOST
+    from .._check import MOST
 
     penalty, low, high = args.length_penalty, args.min_length, args.max_length
     checks = (

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import cuda, ops
-from .._check import boolean, integer
+from .._check import MOST_LAYERS, MOST_TOKENS, boolean, integer
 from .._cuda_dense import tokens_on_device
 from .._inputs import as_array, as_tokens
 from .._numbers import real
@@ -78,9 +78,9 @@ class LanguageModel(Module):
             )
         seed = fresh_seed(seed)
         config: dict[str, Any] = {
-            "vocab_size": integer("vocab_size", vocab_size, 1, 2**31),
+            "vocab_size": integer("vocab_size", vocab_size, 1, MOST_TOKENS),
             "hidden_size": integer("hidden_size", hidden_size, 1),
-            "num_layers": integer("num_layers", num_layers, 1, 1000),
+            "num_layers": integer("num_layers", num_layers, 1, MOST_LAYERS),
             "cell": cell,
             "embedding_size": None if embedding_size is None else integer("embedding_size", embedding_size, 1),
             "dropout": real("dropout", dropout, "a number in [0, 1)", lambda p: 0 <= p < 1),

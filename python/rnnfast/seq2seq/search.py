@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._check import MOST, boolean, integer
+from .._check import boolean, integer
 from .._numbers import finite_from_zero
 from .._threads import get_num_threads
 from .encoder import parts_of
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .base import Beginning
     from .decoder import Decoder
 
-__all__ = ["MOST", "Hypothesis", "Packed", "SearchOptions", "pack", "search"]
+__all__ = ["Hypothesis", "Packed", "SearchOptions", "pack", "search"]
 
 Array = NDArray[Any]
 
@@ -49,9 +49,9 @@ class SearchOptions(NamedTuple):
     attention: bool = False
 
     def checked(self, has_attention: bool) -> SearchOptions:
-        beam_size, attention = integer("beam_size", self.beam_size, 1, MOST), boolean("attention", self.attention)
+        beam_size, attention = integer("beam_size", self.beam_size, 1), boolean("attention", self.attention)
         n_best, min_length = integer("n_best", self.n_best, 1), integer("min_length", self.min_length, 0)
-        max_length = integer("max_length", self.max_length, 0, MOST)
+        max_length = integer("max_length", self.max_length, 0)
         if n_best > beam_size:
             raise ValueError(f"n_best must be at most beam_size {beam_size}, got {n_best}")
         if max_length < min_length:
