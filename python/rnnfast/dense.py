@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, _cuda_dense, cuda
-from ._check import integer
+from ._check import MOST_TOKENS, integer
 from ._inputs import as_array, as_float, as_tokens
 from ._numbers import real
 from ._threads import get_num_threads
@@ -220,7 +220,7 @@ class Embedding(_Dense):
         device: str | None = None,
         seed: int | None = None,
     ) -> None:
-        self.num_embeddings = integer("num_embeddings", num_embeddings, 1, 2**31)
+        self.num_embeddings = integer("num_embeddings", num_embeddings, 1, MOST_TOKENS)
         self.embedding_dim = integer("embedding_dim", embedding_dim, 1)
         self.dtype, self.seed = parameter_dtype(dtype), fresh_seed(seed)
         self.device = _device(device, self.dtype)
@@ -234,8 +234,8 @@ class Embedding(_Dense):
             }
         )
         generator = np.random.Generator(np.random.PCG64(self.seed))
-        shape = (self.num_embeddings, self.embedding_dim)
-        self._register("weight", generator.standard_normal(shape).astype(self.dtype), self.device)
+        self._shape = (self.num_embeddings, self.embedding_dim)
+        self._register("weight", generator.standard_normal(self._shape).astype(self.dtype), self.device)
 
     def _tokens(self, x: Any) -> Any:
         if isinstance(x, _cuda_dense.DeviceTokens):
@@ -248,9 +248,8 @@ class Embedding(_Dense):
 
     def _gather(self, table: Any, tokens: Any) -> Any:
         if self.device is not None:
-            shape = (self.num_embeddings, self.embedding_dim)
-            return _cuda_dense.embedding_forward(_cuda_dense.own("weight", table, shape), tokens)
-        table = _own("weight", table, (self.num_embeddings, self.embedding_dim), self.dtype)
+            return _cuda_dense.embedding_forward(_cuda_dense.own("weight", table, self._shape), tokens)
+        table = _own("weight", table, self._shape, self.dtype)
         y: Array = _core.embedding_forward(table, tokens.reshape(-1), get_num_threads())
         return y.reshape(*tokens.shape, self.embedding_dim)
 
@@ -269,14 +268,11 @@ class Embedding(_Dense):
         cache = _cache(cache, _EmbeddingCache, self)
         if self.device is not None:
             given = _cuda_dense.floats("dy", dy, shape=(*cache.leading, self.embedding_dim))
-            shape = (self.num_embeddings, self.embedding_dim)
-            grad = _cuda_dense.own("the gradient of weight", self.grads["weight"], shape)
-            return _cuda_dense.embedding_backward(given, cache.tokens, grad)
+            on_device = _cuda_dense.own("the gradient of weight", self.grads["weight"], self._shape)
+            return _cuda_dense.embedding_backward(given, cache.tokens, on_device)
         dy = as_float("dy", dy, (*cache.leading, self.embedding_dim), self.dtype)
-        own = _own(
-            "the gradient of weight", self.grads["weight"], (self.num_embeddings, self.embedding_dim), self.dtype
-        )
-        _core.embedding_backward(dy.reshape(-1, self.embedding_dim), cache.tokens, own, get_num_threads())
+        grad = _own("the gradient of weight", self.grads["weight"], self._shape, self.dtype)
+        _core.embedding_backward(dy.reshape(-1, self.embedding_dim), cache.tokens, grad, get_num_threads())
 
     def freeze(self) -> None:
         self._frozen = self.params["weight"].copy()
