@@ -16,7 +16,8 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    code = _main(list(sys.argv[1:] if argv is None else argv))
+    _prepare_streams()
+    code = _run(list(sys.argv[1:] if argv is None else argv))
     try:
         sys.stdout.flush()
     except OSError as e:
@@ -28,13 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _main(words: list[str]) -> int:
+def _prepare_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as for a daemon
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a letter must not end a training
             stream.reconfigure(errors="replace")
+
+
+def _run(words: list[str]) -> int:
     try:
         if words[:1] == ["bench"]:  # it has a parser of its own
             from ..bench import main as bench
