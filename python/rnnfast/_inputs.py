@@ -54,8 +54,8 @@ def as_float(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
 
 
 def as_rows(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """The same where only the numbers of the last axis must lie side by side: a broadcast or transposed array is not
-    copied."""
+    """An array of the given shape in the layer's dtype whose last axis is contiguous; the others may have any strides,
+    so that a broadcast or transposed array is not copied."""
     array = as_array(name, value)
     size = dtype.itemsize
     fits = array.dtype == dtype and array.shape == shape and array.flags.aligned

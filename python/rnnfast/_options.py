@@ -149,7 +149,8 @@ def check_options(o: TrainingOptions, checks: Mapping[str, Check], *, validates:
     for f in fields(o):
         (expected, allowed), value = checks[f.name], getattr(o, f.name)
         o.require(f.name, allowed(value), expected)
-        o.require(f.name, f.name == "seed" or not _is_int(value) or value <= MOST, f"at most {MOST}")
+        counts = _is_int(value) and f.name != "seed"  # a seed has 64 bits
+        o.require(f.name, not counts or value <= MOST, f"at most {MOST}")
     vars(o).update(plain(o))
     computes = o.compute_dtype in (None, o.dtype, "bfloat16" if o.dtype == "float32" else None)
     o.require("compute_dtype", computes, f"None or {o.dtype!r} where dtype is {o.dtype!r}")
