@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from cli_runs import SMALL, state, text_file, train
-from rnnfast import checkpoint
+from cli_runs import SMALL, run, state, text_file, train
+from rnnfast import _run_folder, checkpoint
 from rnnfast.cli import main
 from toy import metrics
 
@@ -110,3 +111,18 @@ def test_resume_finds_the_text_again_and_takes_new_limits(tmp_path, capsys):
     assert "done: 30 steps" in capsys.readouterr().err
     assert main(["lm", "train", "--out", str(out), "--resume", "--quiet"]) == 0  # nothing left to do
     assert checkpoint.read_header(out / "last.safetensors")["trainer"]["step"] == 30
+
+
+def test_a_run_goes_on_in_the_folder_that_it_chose(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("lm", "train", text_file(tmp_path), *SMALL)[0] == 0
+    code, _, err = run("lm", "train", "bottles.txt", "--resume", "--max-steps", "30")
+    assert code == 0 and "done: 30 steps" in err
+
+
+def test_the_last_checkpoint_stays_finite(tmp_path):
+    flags = ["--optimizer", "sgd", "--lr", "1e39", "--grad-clip", "0", "--save-every", "1"]
+    code, _, err = run("lm", "train", text_file(tmp_path), "--out", tmp_path / "run", *SMALL, *flags)
+    assert code == 1 and "not finite" in err and "Traceback" not in err
+    weights = _run_folder.weights_in(checkpoint.load(tmp_path / "run" / "last.safetensors")[0])
+    assert weights and all(np.isfinite(w).all() for w in weights.values())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import rnnfast
 from rnnfast import checkpoint
 from rnnfast._interrupt import Interrupt
 from rnnfast._run_folder import FolderError, check, replacing
@@ -278,3 +279,14 @@ def test_in_another_thread():
     thread.start()
     thread.join()
     assert results[0].step == 60
+
+
+def test_a_plot_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, capsys):
+    def broken(path, rows):
+        raise ImportError("numpy.core.multiarray failed to import")
+
+    monkeypatch.setattr("rnnfast.train.plot_losses", broken)
+    options = {"hidden_size": 8, "num_layers": 1, "batch_size": 4, "seq_length": 10, "max_steps": 4, "seed": 1}
+    model = rnnfast.lm.fit("abc\n" * 300, out=tmp_path / "run", **options)
+    assert model.sample_text("", 3, seed=1)
+    assert "no loss.png: numpy.core.multiarray failed to import" in capsys.readouterr().err
