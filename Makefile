@@ -4,6 +4,8 @@ PYTHON = python3
 VENV = .venv
 TORCH =
 ARGS =
+# Packages of the environment around would hide those in .venv.
+unexport PYTHONPATH
 SETUP = PYTHON='$(PYTHON)' VENV='$(VENV)' sh scripts/setup.sh
 
 all: test
