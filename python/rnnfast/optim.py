@@ -174,7 +174,7 @@ class Optimizer:
         self._arrays, self._step = arrays, self._step + 1
         try:
             self._update(step, hyper, scale, entries)
-        except Exception:
+        except Exception:  # for want of memory, before they changed anything
             self._arrays, self._step = before
             raise
 
