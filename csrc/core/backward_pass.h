@@ -11,11 +11,13 @@ namespace rnnfast {
 // What backward makes for one layer and direction.
 template <class T, class E>
 struct DirectionWork {
-  T* saved = nullptr;            // [panel][panel rows][saved][L]
-  E* da = nullptr;               // [panel][panel rows][P][L]
-  Buffer<T> dstate[kMaxStates];  // [B][padded H] sorted
-  Buffer<T> dw, dr, sums;  // [panel][I][run][L] or, one-hot, [token][panel][P][L]; [panel][H][run][L]; [panel][P][L]
-  std::vector<const E*> h_prev;  // [rows] -> [H]
+  T* saved = nullptr;              // [panel][panel rows][saved][L]
+  E* da = nullptr;                 // [panel][panel rows][P][L]
+  Buffer<T> dstate[kMaxStates];    // [B][padded H] sorted
+  T *dw = nullptr, *dr = nullptr;  // [panel][I][run][L] or, one-hot, [token][panel][P][L]; [panel][H][run][L]
+  Buffer<T> own_dw, own_dr;        // their memory, where place_gradients found no other
+  Buffer<T> sums;                  // [panel][P][L]
+  std::vector<const E*> h_prev;    // [rows] -> [H]
 };
 
 template <class T, class E>
@@ -72,6 +74,9 @@ class BackwardPass {
   }
 
   void allocate(int index);
+  // Room for the gradients of a layer's weights: in memory that is no longer needed by then, where that is large
+  // enough.
+  void place_gradients(int layer, int d, DirectionWork<T, E>& to);
 
   // h as products take it: of every row, and of the initial state.
   Rows<const E> operand_rows(int layer, int d) {

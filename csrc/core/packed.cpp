@@ -12,6 +12,16 @@ int64_t panels_of(int64_t units) {
   return (units + lanes - 1) / lanes;
 }
 
+// Where there is a place for them.
+template <class T, class E>
+void pack_transposed(const RnnConfig& config, const RnnWeights<T>& from, int64_t width, E* w, E* r, const Team& team) {
+  const Kernels<T, E>& k = kernels<T, E>();
+  const CellShape cell = cell_shape(config.cell);
+  const auto own = [&](int64_t units) { return part_of(panels_of<T>(units), team.id, team.count); };
+  if (r != nullptr) k.pack_transposed(from.w_hh, config.hidden, config.hidden, cell.recurrent, r, own(config.hidden));
+  if (w != nullptr) k.pack_transposed(from.w_ih, config.hidden, width, cell.input, w, own(width));
+}
+
 }  // namespace
 
 template <class T, class E>
@@ -19,11 +29,12 @@ std::shared_ptr<PackedRnn<T, E>> empty_pack(const RnnConfig& config, const PackP
   const CellShape cell = cell_shape(config.cell);
   const int64_t L = kernels<T>().lanes, depth = kernels<T, E>().depth, panels = panels_of<T>(config.hidden);
   constexpr bool same = std::is_same_v<T, E>;
-  const auto forward = [&](int64_t inputs, const Run& run) {
-    return Buffer<E>(panels * ((inputs + depth - 1) / depth) * run.count * L);
-  };
   const auto transposed = [&](int64_t inputs, const Run& run) {
-    return Buffer<E>(panels_of<T>(inputs) * panels * run.count * L / depth * L);
+    return panels_of<T>(inputs) * panels * run.count * L / depth * L;
+  };
+  const auto forward = [&](int64_t inputs, const Run& run, bool back) {
+    const int64_t own = panels * ((inputs + depth - 1) / depth) * run.count * L;
+    return Buffer<E>(parts.in_turn && back ? std::max(own, transposed(inputs, run)) : own);
   };
   auto packed = std::make_shared<PackedRnn<T, E>>();
   packed->zeros = Buffer<T>(panels * cell.pre_activations * L);
@@ -35,12 +46,12 @@ std::shared_ptr<PackedRnn<T, E>> empty_pack(const RnnConfig& config, const PackP
       typename PackedRnn<T, E>::Layer to;
       to.columns = layer == 0 ? parts.first_columns : config.input_of(layer);
       const bool first_w = parts.dense || (same && parts.one_hot);
-      if (layer == 0 ? first_w : parts.forward) to.w = forward(to.columns, cell.input);
+      if (layer == 0 ? first_w : parts.forward) to.w = forward(to.columns, cell.input, parts.w_back(layer));
       if (!same && layer == 0 && parts.one_hot) to.w_columns = Buffer<T>(panels * to.columns * cell.input.count * L);
-      if (parts.forward) to.r = forward(config.hidden, cell.recurrent);
+      if (parts.forward) to.r = forward(config.hidden, cell.recurrent, parts.backward);
       to.bias = Buffer<T>(panels * cell.pre_activations * L);
-      if (parts.backward) to.r_back = transposed(config.hidden, cell.recurrent);
-      if (parts.backward && (parts.dx || layer > 0)) to.w_back = transposed(config.input_of(layer), cell.input);
+      if (parts.backward && !parts.in_turn) to.r_back = Buffer<E>(transposed(config.hidden, cell.recurrent));
+      if (parts.w_back(layer) && !parts.in_turn) to.w_back = Buffer<E>(transposed(config.input_of(layer), cell.input));
       packed->layers.push_back(std::move(to));
     }
   }
@@ -70,11 +81,28 @@ void pack_part(const RnnConfig& config, const RnnWeights<T>* weights, const int3
     if (to.r.size() > 0) k.pack(from.w_hh, config.hidden, config.hidden, cell.recurrent, to.r.data(), span);
     k.pack_bias(from.b_ih, cell.input, from.b_hh, cell.recurrent, config.hidden, cell.pre_activations, to.bias.data(),
                 span);
-    if (to.r_back.size() > 0)
-      k.pack_transposed(from.w_hh, config.hidden, config.hidden, cell.recurrent, to.r_back.data(), span);
-    if (to.w_back.size() > 0)
-      k.pack_transposed(from.w_ih, config.hidden, width, cell.input, to.w_back.data(),
-                        part_of(panels_of<T>(width), team.id, team.count));
+    pack_transposed(config, from, width, to.w_back.data(), to.r_back.data(), team);
+  }
+}
+
+template <class T, class E>
+void pack_in_turn(const RnnConfig& config, const PackParts& parts, const RnnWeights<T>* weights, int layer,
+                  PackedRnn<T, E>& packed, const Team& team) {
+  for (int d = 0; d < config.directions; ++d) {
+    const auto i = static_cast<size_t>(layer * config.directions + d);
+    auto& to = packed.layers[i];
+    pack_transposed<T, E>(config, weights[i], config.input_of(layer), parts.w_back(layer) ? to.w.data() : nullptr,
+                          to.r.data(), team);
+  }
+}
+
+template <class T, class E>
+void leave_backward(const RnnConfig& config, const PackParts& parts, PackedRnn<T, E>& packed) {
+  for (size_t i = 0; i < packed.layers.size(); ++i) {
+    auto& layer = packed.layers[i];
+    if (parts.in_turn) layer.r_back = std::move(layer.r);
+    if (parts.in_turn && parts.w_back(static_cast<int>(i) / config.directions)) layer.w_back = std::move(layer.w);
+    layer.w = {}, layer.w_columns = {}, layer.r = {};
   }
 }
 
@@ -110,7 +138,7 @@ size_t PackedRnn<T, E>::bytes() const {
 
 template <class T, class E>
 std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig& config, const RnnWeights<T>* weights) {
-  auto packed = empty_pack<T, E>(config, {config.input, true, true, true, false, false});
+  auto packed = empty_pack<T, E>(config, {config.input, true, true, true, false, false, false});
   Team alone{0, 1, nullptr, 0};
   pack_part(config, weights, nullptr, *packed, alone);
   return packed;
@@ -120,6 +148,9 @@ std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig& config, const R
   template struct PackedRnn<T, E>;                                                                                \
   template std::shared_ptr<PackedRnn<T, E>> empty_pack(const RnnConfig&, const PackParts&);                       \
   template void pack_part(const RnnConfig&, const RnnWeights<T>*, const int32_t*, PackedRnn<T, E>&, const Team&); \
+  template void pack_in_turn(const RnnConfig&, const PackParts&, const RnnWeights<T>*, int, PackedRnn<T, E>&,     \
+                             const Team&);                                                                        \
+  template void leave_backward(const RnnConfig&, const PackParts&, PackedRnn<T, E>&);                             \
   template std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig&, const RnnWeights<T>*);
 RNNFAST_INSTANTIATE(float, float)
 RNNFAST_INSTANTIATE(double, double)

@@ -11,6 +11,8 @@ struct PackParts {
   bool dense, one_hot;    // the first layer's w, for which input
   bool forward;           // all other w and all r
   bool backward, dx;      // what the gradients of h and of the layers' inputs need; with dx, of the first one's too
+  bool in_turn;           // these later, in the memory of the forward ones
+  bool w_back(int layer) const { return backward && (dx || layer > 0); }
 };
 
 // Room for what pack_part fills.
@@ -21,6 +23,15 @@ std::shared_ptr<PackedRnn<T, E>> empty_pack(const RnnConfig&, const PackParts&);
 template <class T, class E>
 void pack_part(const RnnConfig&, const RnnWeights<T>* weights, const int32_t* ids, PackedRnn<T, E>& packed,
                const Team&);
+
+// This thread's share of what comes in turn, of a layer with whose forward weights all threads have done.
+template <class T, class E>
+void pack_in_turn(const RnnConfig&, const PackParts&, const RnnWeights<T>* weights, int layer, PackedRnn<T, E>& packed,
+                  const Team&);
+
+// After that: gives it its name, and lets all forward weights go.
+template <class T, class E>
+void leave_backward(const RnnConfig&, const PackParts&, PackedRnn<T, E>& packed);
 
 // The distinct tokens of a call in ascending order, and each row's place among them.
 void number_tokens(const Schedule&, const int32_t* tokens, const Strides&, int64_t vocabulary, Buffer<int32_t>& token,

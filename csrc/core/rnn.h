@@ -107,9 +107,10 @@ struct RnnCache {
   Schedule schedule;
   uint64_t seed = 0, step = 0;  // of dropout
   std::shared_ptr<const PackedRnn<T, E>> weights;
-  Buffer<E> x;            // [rows][operand_stride(I)]
-  Buffer<int32_t> token;  // [rows] into `ids`
-  Buffer<int32_t> ids;    // the distinct tokens
+  std::shared_ptr<PackedRnn<T, E>> own_weights;  // the same, where they were packed for this call
+  Buffer<E> x;                                   // [rows][operand_stride(I)]
+  Buffer<int32_t> token;                         // [rows] into `ids`
+  Buffer<int32_t> ids;                           // the distinct tokens
   struct Layer {
     Buffer<T> y;    // [rows][D * H]
     Buffer<E> out;  // the next layer's input, [rows][operand_stride(D * H)]; empty where that is y or h as it is

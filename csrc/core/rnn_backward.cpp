@@ -80,9 +80,16 @@ void BackwardPass<T, E>::run() {
             make_pairs(layer, d, team);
           }
           if (team_barrier(team)) return;
-          weight_gradients(layer, d, times, team);
-          if (over_x(layer) && team_barrier(team)) return;
-          input_gradient(layer, d, times, team);
+          // The layer's input may give its memory to its gradient, and the weights theirs to their own.
+          if (over_x(layer)) {
+            weight_gradients(layer, d, times, team);
+            if (team_barrier(team)) return;
+            input_gradient(layer, d, times, team);
+          } else {
+            input_gradient(layer, d, times, team);
+            if (team_barrier(team)) return;
+            weight_gradients(layer, d, times, team);
+          }
           if (team_barrier(team)) return;
         }
       }
@@ -132,12 +139,7 @@ void BackwardPass<T, E>::allocate(int index) {
                     config_.hidden, row);
     }
   }
-  if (one_hot(layer)) {
-    to.dw = Buffer<T>(cache_.ids.size() * row_size_);
-  } else if (!few_) {
-    to.dw = Buffer<T>(padded_ * cell_.input.count * config_.input_of(layer));
-  }
-  if (!few_) to.dr = Buffer<T>(padded_ * cell_.recurrent.count * config_.hidden);
+  place_gradients(layer, d, to);
   to.sums = Buffer<T>(row_size_);
 
   to.h_prev.resize(static_cast<size_t>(schedule_.rows()));
@@ -152,6 +154,30 @@ void BackwardPass<T, E>::allocate(int index) {
                                                   : h.base + prev * h.stride;
   });
   work_.push_back(std::move(to));
+}
+
+template <class T, class E>
+void BackwardPass<T, E>::place_gradients(int layer, int d, DirectionWork<T, E>& to) {
+  const auto place = [](int64_t size, Buffer<T>* spent, Buffer<T>& own) {
+    if (spent != nullptr && spent->size() >= size) return spent->data();
+    own = Buffer<T>(size);
+    return own.data();
+  };
+  if (one_hot(layer)) to.dw = place(cache_.ids.size() * row_size_, nullptr, to.own_dw);
+  if (few_) return;
+  // After recur r_back, and w_back too once dx is made; where dx lies over x, which dw needs, the second state.
+  Buffer<T>*w = nullptr, *r = nullptr;
+  if (!keep_ && (!takes_chunks(layer, d) || chunks_.size() == 1)) {
+    if constexpr (kSame) {
+      if (cache_.own_weights != nullptr) {
+        auto& weights = cache_.own_weights->layers[static_cast<size_t>(layer * config_.directions + d)];
+        w = &weights.w_back, r = &weights.r_back;
+      }
+    }
+    if (over_x(layer)) w = cell_.states > 1 ? &direction_of(layer, d).state[1] : nullptr;
+  }
+  if (!one_hot(layer)) to.dw = place(padded_ * cell_.input.count * config_.input_of(layer), w, to.own_dw);
+  to.dr = place(padded_ * cell_.recurrent.count * config_.hidden, r, to.own_dr);
 }
 
 template <class T, class E>

@@ -34,9 +34,12 @@ class ForwardPass {
     unpacked_ = packed == nullptr && schedule_.longest() == 1;
     if (packed == nullptr) {
       const bool tokens = in.tokens != nullptr;
-      fresh_ = empty_pack<T, E>(config, {tokens ? cache.ids.size() : config.input, !tokens && !unpacked_, tokens,
-                                         !unpacked_, keep && !cache.reads_weights(), !tokens});
-      packed = fresh_;
+      const bool backward = keep && !cache.reads_weights();
+      parts_ = {
+          tokens ? cache.ids.size() : config.input,     !tokens && !unpacked_, tokens, !unpacked_, backward, !tokens,
+          backward && !unpacked_ && !cache.recomputes()};
+      fresh_ = empty_pack<T, E>(config, parts_);
+      packed = cache_.own_weights = fresh_;
     }
     cache_.weights = std::move(packed);
     saves_ = keep_ && cell_.saved > 0 && !cache_.recomputes();
@@ -52,6 +55,7 @@ class ForwardPass {
       for (int layer = 0; layer < config_.layers; ++layer) {
         for (int d = 0; d < config_.directions; ++d) recur(layer, d, team);
         if (team_barrier(team)) return;
+        if (parts_.in_turn) pack_in_turn(config_, parts_, weights_, layer, *fresh_, team);
         if (has_out(layer)) {
           make_out(layer, team);
           if (team_barrier(team)) return;
@@ -61,7 +65,7 @@ class ForwardPass {
     });
     if (stopped) throw Interrupted();
     if (!keep_ || fresh_ == nullptr || cache_.recomputes()) return;
-    for (auto& layer : fresh_->layers) layer.w = {}, layer.w_columns = {}, layer.r = {};  // backward has its own
+    leave_backward(config_, parts_, *fresh_);
   }
 
  private:
@@ -283,6 +287,7 @@ class ForwardPass {
   Plan plan_;
   int64_t padded_ = 0;
   bool unpacked_ = false;  // weights that are needed once are taken where they are
+  PackParts parts_{};
   std::shared_ptr<PackedRnn<T, E>> fresh_;
   const int32_t* ids_ = nullptr;
   Rows<const E> x_{};

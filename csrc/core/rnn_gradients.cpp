@@ -77,15 +77,15 @@ void BackwardPass<T, E>::weight_gradients(int layer, int d, const Span& times, T
   const Span panels = part_of(plan_.panels, team.id, team.count);
   k.sum_rows(at.da, da_row_, da_panel_, nullptr, rows.end - rows.begin, cell_.pre_activations, rows.end < view_.rows,
              at.sums.data(), panels);
-  if (!few_) take(recurrent_rows(layer, d, rows), h_pairs_, at.dr.data());
+  if (!few_) take(recurrent_rows(layer, d, rows), h_pairs_, at.dr);
   if (!one_hot(layer)) {
-    if (!few_) take(input_rows(layer, d, rows), x_pairs_, at.dw.data());
+    if (!few_) take(input_rows(layer, d, rows), x_pairs_, at.dw);
     return;
   }
   for (int64_t u = 0; u < cache_.ids.size(); ++u) {
     const int64_t begin = group_begin_[static_cast<size_t>(u)], end = group_begin_[static_cast<size_t>(u) + 1];
     k.sum_rows(at.da, da_row_, da_panel_, group_rows_.data() + begin, end - begin, cell_.pre_activations, false,
-               at.dw.data() + u * row_size_, panels);
+               at.dw + u * row_size_, panels);
   }
 }
 
@@ -146,19 +146,18 @@ void BackwardPass<T, E>::commit(const Team& team) {
       const bool assign = io_.assign;
       if (one_hot(layer)) {
         if (assign && to.w_ih != nullptr) clear(to.w_ih, width, panels);  // tokens that did not occur
-        add(cell_.input, {at.dw.data() + cell_.input.first * L_, row_size_, cell_.pre_activations * L_, assign}, width,
+        add(cell_.input, {at.dw + cell_.input.first * L_, row_size_, cell_.pre_activations * L_, assign}, width,
             cache_.ids.data(), cache_.ids.size(), to.w_ih);
       } else if (few_) {
         add_products(cell_.input, input_rows(layer, d, rows), to.w_ih);
       } else {
-        add(cell_.input, {at.dw.data(), cell_.input.count * L_, width * cell_.input.count * L_, assign}, width, nullptr,
-            width, to.w_ih);
+        add(cell_.input, {at.dw, cell_.input.count * L_, width * cell_.input.count * L_, assign}, width, nullptr, width,
+            to.w_ih);
       }
       if (few_) {
         add_products(cell_.recurrent, recurrent_rows(layer, d, rows), to.w_hh);
       } else {
-        add(cell_.recurrent,
-            {at.dr.data(), cell_.recurrent.count * L_, config_.hidden * cell_.recurrent.count * L_, assign},
+        add(cell_.recurrent, {at.dr, cell_.recurrent.count * L_, config_.hidden * cell_.recurrent.count * L_, assign},
             config_.hidden, nullptr, config_.hidden, to.w_hh);
       }
       const int64_t stride = cell_.pre_activations * L_;
