@@ -104,6 +104,22 @@ def test_padding_changes_no_bit(cell, dtype, tokens):
         assert_same(run(problem, dtype), expected)
 
 
+@pytest.mark.isa
+@pytest.mark.parametrize("hidden", [5, 15, 16])
+@pytest.mark.parametrize("compute", [None, "bfloat16"])
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell != "rnn_relu"])
+def test_infinity_saturates_whatever_the_hidden_size(cell, compute, hidden):
+    """A unit's numbers do not depend on what lies beside them in a vector of the processor."""
+    problem = build(Case(cell, 4, 2, 1, hidden))
+    problem.x[0], problem.x[1] = np.inf, -np.inf
+    with np.errstate(all="ignore"):
+        expected = oracle(problem, np.float32, compute_dtype=compute)
+    got = run(problem, compute or "float32")
+    assert all(np.isfinite(got[name]).all() for name in ("y", "dx", "dh0", "dweight_hh_l0"))
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=0.1, atol=0.02, err_msg=name)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_past_the_end_is_zero_and_the_state_is_kept(cell):
     problem = build(Case(cell, 6, 9, 3, 5, layers=2, bidirectional=True, lengths="random"))

@@ -153,6 +153,33 @@ layer.backward(y, None, cache)
     assert interrupted(code, threads) < 0.5, "such a call takes seconds"
 
 
+def test_a_step_of_a_stream_that_is_interrupted_leaves_its_state():
+    code = """
+import signal, time, numpy as np, rnnfast
+rnnfast.set_num_threads(1)
+stream = rnnfast.LSTM(64, 256, 3, seed=1).stream(2048)
+x = np.ones((2048, 64), np.float32)
+stream.step(x)
+before = stream.state
+start = time.perf_counter()
+stream.step(x)
+took, after = time.perf_counter() - start, stream.state
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+seen = set()
+for part in np.linspace(0.02, 0.9, 40):
+    stream.state = before
+    signal.setitimer(signal.ITIMER_REAL, part * took)
+    try:
+        stream.step(x)
+        time.sleep(took)
+    except KeyboardInterrupt:
+        now = stream.state
+        seen.add([all(map(np.array_equal, now, state)) for state in (before, after)].index(True))
+assert 0 in seen, "no step was interrupted"
+"""
+    in_python(code, RNNFAST_ISA="scalar")
+
+
 @pytest.mark.parametrize("of", ["gradients", "cache"])
 def test_ctrl_c_during_backward_leaves_everything_as_it_was(of):
     """Gradients are all added to or none; a cache that was to be kept is kept."""
@@ -304,7 +331,86 @@ for _ in range(3):
     in_python(code)
 
 
+@HAS_CONTROL
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_signal_handler_during_a_call_has_the_callers_mode(threads):
+    """And may call the library."""
+    code = """
+import signal, sys, numpy as np, rnnfast
+rnnfast.set_num_threads(int(sys.argv[1]))
+layer, other = rnnfast.LSTM(64, 256, seed=1), rnnfast.GRU(8, 16, seed=1)
+x, small = np.ones((1000, 16, 64), np.float32), np.ones((5, 2, 8), np.float32)
+expected, of_other = layer(x)[0], other(small)[0]
+denormals = []
+def handler(number, frame):
+    assert np.array_equal(other(small)[0], of_other)
+    denormals.append(float(np.float64(1e-310) * 0.5))
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.03, 0.03)
+while len(denormals) < 10:
+    assert np.array_equal(layer(x)[0], expected)
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert set(denormals) == {5e-311}, denormals
+"""
+    in_python(code, str(threads))
+
+
 # --- Threads ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("steps", ["20", "20000"])
+def test_the_interpreter_ends_while_a_daemon_thread_is_in_a_call(threads, steps):
+    code = """
+import sys, threading, time, numpy as np, rnnfast
+rnnfast.set_num_threads(int(sys.argv[1]))
+layer, x = rnnfast.LSTM(64, 128, seed=1), np.ones((int(sys.argv[2]), 16, 64), np.float32)
+def work():
+    while True:
+        y, _, cache = layer.forward(x)
+        layer.backward(y, None, cache)
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.3)
+"""
+    in_python(code, threads, steps)
+
+
+def test_integers_that_another_thread_changes_during_a_call_are_read_once():
+    """The numbers are any; that they are out of range is said or not seen, and never an address."""
+    code = """
+import threading, numpy as np, rnnfast
+rnnfast.set_num_threads(1)
+layer, table, stream = rnnfast.LSTM(1000, 16, seed=0), rnnfast.Embedding(1000, 16), rnnfast.GRU(1000, 16).stream(64)
+tokens, lengths, few = np.zeros((10000, 16), np.int32), np.full(16, 10000, np.int32), np.zeros(64, np.int32)
+weight = np.ones((1000, 16), np.float32)
+stop = threading.Event()
+def change():
+    while not stop.is_set():
+        for array, usual in ((tokens, 0), (lengths, 10000), (few, 0)):
+            array[-1] = 2**31 - 1
+            array[-1] = usual
+thread = threading.Thread(target=change)
+thread.start()
+calls = [
+    lambda: layer.forward(tokens),
+    lambda: layer.forward(np.zeros((10000, 16), np.int32), lengths=lengths),
+    lambda: table.backward(np.ones((10000, 16, 16), np.float32), table.forward(tokens)[1]),
+    lambda: rnnfast.ops.linear_cross_entropy(np.ones((64, 16), np.float32), weight, None, few),
+    lambda: stream.step(few),
+]
+done = 0
+for turn in range(40):
+    for call in calls:
+        try:
+            call()
+            done += 1
+        except ValueError as e:
+            assert "must be in" in str(e) or "must hold tokens in" in str(e), e
+stop.set()
+thread.join()
+assert done
+"""
+    in_python(code)
 
 
 def test_sixteen_python_threads_share_a_layer():

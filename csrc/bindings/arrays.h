@@ -9,11 +9,9 @@
 #include <vector>
 
 #include "core/buffer.h"
-#include "core/error.h"
+#include "gil.h"
 
 namespace rnnfast {
-
-namespace py = pybind11;
 
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
@@ -27,29 +25,14 @@ const T* data_or_null(const std::optional<Array<T>>& array) {
   return array ? array->data() : nullptr;
 }
 
-// An array whose memory is the buffer's, which goes back to the pool with it.
+// An array over a buffer's memory, made while the buffer is still another's: who lets go of it moves it into `owner`,
+// and it goes back to the pool with the array.
 template <class T>
-Array<T> array_of(Buffer<T>&& buffer, std::vector<py::ssize_t> shape) {
-  auto owner = std::make_unique<Buffer<T>>(std::move(buffer));
-  T* data = owner->data();
-  const py::capsule base(owner.get(), [](void* b) { delete static_cast<Buffer<T>*>(b); });
-  owner.release();
-  return Array<T>(std::move(shape), data, base);
-}
-
-// Runs f with the GIL released. The region polls for signals; the handler's exception (KeyboardInterrupt) is raised.
-template <class F>
-void without_gil(F&& f) {
-  bool interrupted = false;
-  {
-    const py::gil_scoped_release release;
-    try {
-      f();
-    } catch (const Interrupted&) {
-      interrupted = true;
-    }
-  }
-  if (interrupted) throw py::error_already_set();
+Array<T> array_of(const Buffer<T>& buffer, std::vector<py::ssize_t> shape, Buffer<T>*& owner) {
+  auto made = std::make_unique<Buffer<T>>();
+  const py::capsule base(made.get(), [](void* b) { delete static_cast<Buffer<T>*>(b); });
+  owner = made.release();
+  return Array<T>(std::move(shape), const_cast<T*>(buffer.data()), base);
 }
 
 }  // namespace rnnfast

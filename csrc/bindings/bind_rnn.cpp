@@ -118,7 +118,9 @@ class Rnn {
     }
     py::object dx = py::none();
     T* over_x = whole || of.batch_first || !want_dx ? nullptr : place_for_dx(cache);
+    Buffer<T>* owner = nullptr;
     if (over_x != nullptr) {
+      if constexpr (std::is_same_v<T, E>) dx = array_of(cache.x, {steps, batch, config_.input}, owner);
       io.dx = over_x, io.dx_strides = {time(config_.input), row(config_.input)};
     } else if (want_dx && !of.one_hot) {
       Array<T> made({of.batch_first ? batch : steps, of.batch_first ? steps : batch, config_.input});
@@ -137,7 +139,7 @@ class Rnn {
     io.gradients = gradients_.data();
     without_gil([&] { rnn_backward<T, E>(cache, io, whole, threads); });
     if constexpr (std::is_same_v<T, E>) {
-      if (over_x != nullptr) dx = array_of(std::move(cache.x), {steps, batch, config_.input});
+      if (owner != nullptr) *owner = std::move(cache.x);
     }
     return py::make_tuple(std::move(dx), std::move(dstates));
   }
@@ -169,11 +171,10 @@ py::object stream_step(RnnStepper<T, E>& stepper, const py::object& x, const py:
   if (!tokens && !is_row_array<T>(x, batch, stepper.config().input)) return py::none();
   const auto in = py::reinterpret_borrow<py::array>(x);
   if (tokens && (in.ndim() != 1 || in.shape(0) != batch)) return py::none();
-  if (tokens)
-    for (int64_t b = 0; b < batch; ++b) {
-      const int32_t id = static_cast<const int32_t*>(in.data())[b];
-      if (id < 0 || id >= stepper.config().input) return py::none();
-    }
+  std::vector<int32_t> ids;  // a copy, since the caller's may change once they have been checked
+  if (tokens) ids.assign(static_cast<const int32_t*>(in.data()), static_cast<const int32_t*>(in.data()) + batch);
+  for (const int32_t id : ids)
+    if (id < 0 || id >= stepper.config().input) return py::none();
   py::object y = out;
   if (out.is_none()) {
     y = in.ndim() == 1 && !tokens ? Array<T>(hidden) : Array<T>({batch, hidden});
@@ -182,14 +183,9 @@ py::object stream_step(RnnStepper<T, E>& stepper, const py::object& x, const py:
   }
   T* to = static_cast<T*>(py::reinterpret_borrow<py::array>(y).mutable_data());
   const T* values = tokens ? nullptr : static_cast<const T*>(in.data());
-  const int32_t* ids = tokens ? static_cast<const int32_t*>(in.data()) : nullptr;
   without_gil([&] {
-    bool stopped = false;
-    parallel(stepper.threads(), [&](Team& team) {
-      const bool stop = stepper.step(values, ids, team);
-      if (team.id == 0) stopped = stop;
-    });
-    if (stopped) throw Interrupted();
+    if (parallel(stepper.threads(), [&](Team& team) { stepper.step(values, tokens ? ids.data() : nullptr, team); }))
+      throw Interrupted();
     for (int64_t b = 0; b < batch; ++b) std::copy_n(stepper.output(b), hidden, to + b * hidden);
   });
   return y;

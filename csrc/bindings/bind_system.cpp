@@ -11,8 +11,9 @@ namespace rnnfast {
 namespace {
 
 bool python_signal_pending() {
-  const py::gil_scoped_acquire acquire;
-  return PyErr_CheckSignals() != 0;
+  bool pending = false;
+  with_gil([&] { pending = PyErr_CheckSignals() != 0; });
+  return pending;
 }
 
 template <class T>

@@ -44,7 +44,10 @@ class ForwardPass {
     cache_.weights = std::move(packed);
     saves_ = keep_ && cell_.saved > 0 && !cache_.recomputes();
     for (int layer = 0; layer < config.layers; ++layer) allocate(layer);
-    for (int i = 0; i < plan_.threads; ++i) scratch_.emplace_back(plan_, cell_, schedule_.rows(), true, unpacked_);
+    for (int i = 0; i < plan_.threads; ++i) {
+      scratch_.emplace_back(plan_, cell_, schedule_.rows(), true, unpacked_);
+      dropped_.emplace_back(!kSame && drops(0) ? config.directions * config.hidden : 0);
+    }
   }
 
   void run() {
@@ -214,11 +217,11 @@ class ForwardPass {
       drop_rows(config_, schedule_, cache_.seed, cache_.step, layer, span, at.y.data(), at.out.data());
     } else {
       const int64_t width = config_.directions * config_.hidden;
-      std::vector<T> dropped(static_cast<size_t>(width));
+      T* dropped = dropped_[static_cast<size_t>(team.id)].data();
       schedule_.each_row(span.begin, span.end, [&](int64_t row, int64_t t, int64_t j) {
         const T* y = at.y.data() + row * width;
-        if (drops(layer)) drop_row(config_, cache_.seed, cache_.step, layer, t, schedule_.caller(j), y, dropped.data());
-        to_operands(drops(layer) ? dropped.data() : y, width, at.out.data() + row * operand_stride<T, E>(width));
+        if (drops(layer)) drop_row(config_, cache_.seed, cache_.step, layer, t, schedule_.caller(j), y, dropped);
+        to_operands(drops(layer) ? dropped : y, width, at.out.data() + row * operand_stride<T, E>(width));
       });
     }
   }
@@ -295,6 +298,7 @@ class ForwardPass {
   std::vector<const E*> x_index_;
   std::vector<T*> y_index_[2];
   std::vector<ThreadScratch<T, E>> scratch_;
+  std::vector<Buffer<T>> dropped_;  // a thread's row
 };
 
 }  // namespace

@@ -30,10 +30,12 @@ RnnStepper<T, E>::RnnStepper(const RnnConfig& config, std::shared_ptr<const Pack
   set_rows(batch);
   padded_ = plan_.panels * kernels<T>().lanes;
   const int64_t size = config.layers * batch * padded_;
-  for (Buffer<T>& half : h_) half = Buffer<T>(size);
-  for (int k = 1; k < cell_.states; ++k) state_[k] = Buffer<T>(size);
-  // The padding is read as the cell's previous state and must be numbers.
-  for (Buffer<T>* buffer : {&h_[0], &h_[1], &state_[1]}) std::fill_n(buffer->data(), buffer->size(), T(0));
+  for (auto& half : state_) {
+    for (int k = 0; k < cell_.states; ++k) {
+      half[k] = Buffer<T>(size);
+      std::fill_n(half[k].data(), size, T(0));  // the padding is read as the cell's previous state
+    }
+  }
   for (int i = 0; i < plan_.threads; ++i) scratch_.emplace_back(plan_, cell_, batch, true);
   h_stride_ = operand_stride<T, E>(config.hidden);
   if constexpr (!kSame) {
@@ -62,7 +64,7 @@ const E* RnnStepper<T, E>::operand_of(const T* x, Team& team) {
 template <class T, class E>
 void RnnStepper<T, E>::to_operand(int layer, int64_t b) {
   if constexpr (!kSame)
-    kernels<T, E>().to_operands(h(layer) + b * padded_, config_.hidden,
+    kernels<T, E>().to_operands(state(0, layer) + b * padded_, config_.hidden,
                                 operand_[parity_].data() + (layer * batch_ + b) * h_stride_, h_stride_);
 }
 
@@ -76,7 +78,8 @@ bool RnnStepper<T, E>::step(const T* x, const int32_t* tokens, Team& team) {
   const int next = 1 - parity_;
   for (int layer = 0; layer < config_.layers; ++layer) {
     const auto& weights = packed_->layers[static_cast<size_t>(layer)];
-    T* to = h_[next].data() + layer * batch_ * padded_;
+    const int64_t at = layer * batch_ * padded_;
+    T* to = state_[next][0].data() + at;
     ForwardArgs<T, E> args{};
     args.input = weights.columns, args.hidden = config_.hidden;
     args.schedule = schedule_.view();
@@ -97,16 +100,18 @@ bool RnnStepper<T, E>::step(const T* x, const int32_t* tokens, Team& team) {
       args.x = {operand_of(x, team), operand_stride<T, E>(config_.input), nullptr};
     }
     args.y = {to, padded_, nullptr};
-    for (int k = 0; k < cell_.states; ++k) args.state0[k] = args.state[k] = state(k, layer);
+    for (int k = 0; k < cell_.states; ++k)
+      args.state0[k] = state(k, layer), args.state[k] = state_[next][k].data() + at;
     args.zeros = packed_->zeros.data(), args.zero_row = packed_->zero_row.data();
     kernels<T, E>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team, 0),
                                                team);
     // With a batch split the next layer needs this thread's rows only; the panels' split has passed its own barrier.
   }
-  const bool stop = team.count > 1 ? team_barrier(team) : team_stopped(team);
+  if (team.count > 1 ? team_barrier(team) : team_stopped(team)) return true;
   if (team.id == 0) parity_ = next;
-  if (team.count > 1) team_barrier(team);
-  return stop;
+  if (team.count == 1 || !team_barrier(team)) return false;
+  if (team.id == 0) parity_ = 1 - next;
+  return true;
 }
 
 template <class T, class E>

@@ -16,11 +16,12 @@ class RnnStepper {
 
   // x [B, I], or tokens [B], through all layers; all threads of the region call it, behind a barrier where they made x.
   // After it output(b) is the last layer's h. A step that is not worth threads() > 1 leaves all but thread 0 waiting;
-  // one that is must not have more threads than that. Returns true if the region shall stop.
+  // one that is must not have more threads than that. Returns true if the region shall stop: the states are then those
+  // from before the step.
   bool step(const T* x, const int32_t* tokens, Team& team);
 
-  const T* output(int64_t b) const { return h(config_.layers - 1) + b * padded_; }  // [H]
-  Rows<const T> outputs() const { return {h(config_.layers - 1), padded_, nullptr}; }
+  const T* output(int64_t b) const { return state(0, config_.layers - 1) + b * padded_; }  // [H]
+  Rows<const T> outputs() const { return {state(0, config_.layers - 1), padded_, nullptr}; }
 
   // State k of all layers, [layers, B, H]; null sets zeros.
   void get_state(int k, T* out) const;
@@ -45,10 +46,8 @@ class RnnStepper {
   const E* operand_of(const T* x, Team& team);
   void to_operand(int layer, int64_t b);  // h of one sequence
 
-  const T* h(int layer) const { return h_[parity_].data() + layer * batch_ * padded_; }
-  T* h(int layer) { return h_[parity_].data() + layer * batch_ * padded_; }
-  T* state(int k, int layer) { return k == 0 ? h(layer) : state_[k].data() + layer * batch_ * padded_; }
-  const T* state(int k, int layer) const { return const_cast<RnnStepper*>(this)->state(k, layer); }
+  const T* state(int k, int layer) const { return state_[parity_][k].data() + layer * batch_ * padded_; }
+  T* state(int k, int layer) { return state_[parity_][k].data() + layer * batch_ * padded_; }
 
   RnnConfig config_;
   std::shared_ptr<const PackedRnn<T, E>> packed_;
@@ -59,10 +58,10 @@ class RnnStepper {
   int32_t active_[2];
   Plan plan_;
   int64_t padded_;
-  int parity_ = 0;                      // which half of h_ holds the state
-  Buffer<T> h_[2], state_[kMaxStates];  // [layers][B][padded H]
+  int parity_ = 0;                  // which half holds the states: a step writes the other one
+  Buffer<T> state_[2][kMaxStates];  // [layers][B][padded H]
   int64_t h_stride_;
-  Buffer<E> operand_[2];      // where E is not T: the same of h_, [layers][B][h_stride]
+  Buffer<E> operand_[2];      // where E is not T: the same of h, [layers][B][h_stride]
   std::vector<Buffer<E>> x_;  // a thread's [B][operand_stride(I)]
   std::vector<ThreadScratch<T, E>> scratch_;
 };

@@ -62,12 +62,18 @@ RNNFAST_INLINE int64_t poll_mask_of(const ScheduleView& schedule, const Part& pa
   return schedule.batch / part.share.stride * panels * panel_work < 100000 ? 15 : 0;
 }
 
+// A vector of a panel, without what lies behind the last unit: weights of zero make NaN of inf there, which all that
+// reads the panel would take over.
+template <class T>
+RNNFAST_INLINE Vec<T> load_panel(const T* lanes, int64_t unit, int64_t hidden) {
+  constexpr int L = Vec<T>::lanes;
+  return unit + L <= hidden ? Vec<T>::load(lanes) : Vec<T>::load_first(lanes, static_cast<int>(hidden - unit));
+}
+
 // A state's vector in a row of [H] elements that ends where the units end.
 template <class T>
 RNNFAST_INLINE Vec<T> load_units(const T* row, int64_t unit, int64_t hidden) {
-  constexpr int L = Vec<T>::lanes;
-  return unit + L <= hidden ? Vec<T>::load(row + unit)
-                            : Vec<T>::load_first(row + unit, static_cast<int>(hidden - unit));
+  return load_panel(row + unit, unit, hidden);
 }
 template <class T>
 RNNFAST_INLINE void store_units(Vec<T> v, T* row, int64_t unit, int64_t hidden) {
@@ -159,8 +165,9 @@ void cell_forward(const ForwardArgs<T, E>& f, const StepRow<T, E>& row, const T*
   V a[C::P], prev[C::S], state[C::S], saved[C::saved > 0 ? C::saved : 1];
 #pragma GCC unroll 4
   for (int p = 0; p < C::P; ++p)
-    a[p] = Cell::recurrent_mask >> p & 1 ? V::load(product + (p - C::first) * L)
-                                         : V::load(row.init + (pre_panel * C::P + p) * L);
+    a[p] =
+        load_panel(Cell::recurrent_mask >> p & 1 ? product + (p - C::first) * L : row.init + (pre_panel * C::P + p) * L,
+                   unit, f.hidden);
   prev[0] = load_units(row.prev[0], unit, f.hidden);
   for (int k = 1; k < C::S; ++k) prev[k] = V::load(row.prev[k] + unit);
   Cell::forward(a, prev, state, saved);
@@ -283,7 +290,7 @@ void cell_backward(const BackwardArgs<T, E>& b, const StepRow<T, E>& row, const 
   for (int k = 0; k < C::saved; ++k) saved[k] = V::load(row.saved + (panel * b.panel_rows * C::saved + k) * L);
   prev[0] = load_units(row.prev[0], unit, b.hidden);
   state[0] = load_units<T>(row.state[0], unit, b.hidden);
-  ds[0] = V::load(dh);
+  ds[0] = load_panel(dh, unit, b.hidden);
   if (row.dy != nullptr) ds[0] = ds[0] + load_units(row.dy, unit, b.hidden);
   for (int k = 1; k < C::S; ++k) {
     prev[k] = V::load(row.prev[k] + unit);

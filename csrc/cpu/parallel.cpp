@@ -43,26 +43,41 @@ void pause() {
 #endif
 }
 
-// Flushes denormals for as long as it lives: vanishing gradients would otherwise cost up to twenty times the time.
-class FlushDenormals {
- public:
 #if defined(__x86_64__)
-  FlushDenormals() : mode_(_mm_getcsr()) { _mm_setcsr(mode_ | 0x8040); }  // FTZ and DAZ
-  ~FlushDenormals() { _mm_setcsr(mode_); }
-
- private:
-  unsigned mode_;
+using FloatMode = unsigned;
+constexpr FloatMode kFlush = 0x8040;  // FTZ and DAZ
+FloatMode float_mode() { return _mm_getcsr(); }
+void set_float_mode(FloatMode mode) { _mm_setcsr(mode); }
 #elif defined(__aarch64__)
-  FlushDenormals() {
-    asm volatile("mrs %0, fpcr" : "=r"(mode_));
-    asm volatile("msr fpcr, %0" : : "r"(mode_ | (uint64_t{1} << 24)));  // FZ
-  }
-  ~FlushDenormals() { asm volatile("msr fpcr, %0" : : "r"(mode_)); }
+using FloatMode = uint64_t;
+constexpr FloatMode kFlush = FloatMode{1} << 24;  // FZ
+FloatMode float_mode() {
+  FloatMode mode;
+  asm volatile("mrs %0, fpcr" : "=r"(mode));
+  return mode;
+}
+void set_float_mode(FloatMode mode) { asm volatile("msr fpcr, %0" : : "r"(mode)); }
+#else
+using FloatMode = unsigned;
+constexpr FloatMode kFlush = 0;
+FloatMode float_mode() { return 0; }
+void set_float_mode(FloatMode) {}
+#endif
+
+// This thread's floating-point mode, for as long as it lives.
+class InFloatMode {
+ public:
+  explicit InFloatMode(FloatMode mode) : before_(float_mode()) { set_float_mode(mode); }
+  ~InFloatMode() { set_float_mode(before_); }
+  InFloatMode(const InFloatMode&) = delete;
+  InFloatMode& operator=(const InFloatMode&) = delete;
 
  private:
-  uint64_t mode_;
-#endif
+  FloatMode before_;
 };
+
+// Denormals are flushed in a region: vanishing gradients would otherwise cost up to twenty times the time.
+FloatMode flushing() { return float_mode() | kFlush; }
 
 }  // namespace
 
@@ -78,6 +93,7 @@ struct Region {
   std::atomic<bool> stop_at[2] = {false, false};
   std::chrono::steady_clock::time_point next_check = std::chrono::steady_clock::now() + kInterruptInterval;
   uint32_t calls = 0;
+  const FloatMode callers_mode = float_mode();
 };
 
 bool team_stopped(Team& team) {
@@ -87,6 +103,7 @@ bool team_stopped(Team& team) {
     if (now >= region.next_check) {
       region.next_check = now + kInterruptInterval;
       const auto check = interrupt_check.load(std::memory_order_relaxed);
+      const InFloatMode callers(region.callers_mode);  // what asks may run the caller's own functions
       if (check != nullptr && check()) region.stop.store(true, std::memory_order_relaxed);
     }
   }
@@ -136,7 +153,7 @@ bool run_region(int threads, void (*body)(void*, Team&), void* context) {
     Region region(threads);
 #pragma omp parallel num_threads(threads)
     {
-      FlushDenormals flush;
+      const InFloatMode flush(flushing());
       Team team{omp_get_thread_num(), omp_get_num_threads(), &region, 0};
       body(context, team);
     }
@@ -146,7 +163,7 @@ bool run_region(int threads, void (*body)(void*, Team&), void* context) {
   (void)threads;
 #endif
   Region region(1);
-  FlushDenormals flush;
+  const InFloatMode flush(flushing());
   Team team{0, 1, &region, 0};
   body(context, team);
   return region.stop;

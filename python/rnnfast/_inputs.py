@@ -65,7 +65,8 @@ def as_rows(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any])
 
 
 def as_tokens(name: str, array: Array, vocabulary: int) -> NDArray[np.int32]:
-    """Integers in 0 .. vocabulary - 1, C-contiguous."""
+    """Integers in 0 .. vocabulary - 1, C-contiguous: a copy, since the caller's may change once they are checked."""
+    array = np.array(array, order="C")
     if array.size:
         low, high = int(array.min()), int(array.max())
         if low < 0 or high >= vocabulary:
@@ -121,7 +122,7 @@ def read_sequences(x: Any, lengths: Any, reset: Any, width: int, batch_first: bo
 def read_lengths(lengths: Any, steps: int, batch: int) -> NDArray[np.int32] | None:
     if lengths is None:
         return None
-    array = as_array("lengths", lengths)
+    array = np.array(as_array("lengths", lengths))  # a copy: see as_tokens
     if array.dtype.kind not in "iu":
         raise TypeError(f"lengths must be integers, got dtype {array.dtype}")
     if array.shape != (batch,):

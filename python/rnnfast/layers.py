@@ -261,7 +261,8 @@ class Recurrent(Module):
 
         Returns:
             dx (None where x was integers) and the gradient of the initial state. Those of the parameters are added to
-            `grads`; after an error or Ctrl-C they are as before.
+            `grads`, without a lock: not from two threads at a time. After an error they are as before, and after a
+            Ctrl-C that stopped the call; one that comes when it is about to end is raised behind it.
         """
         if not isinstance(cache, Cache):
             raise TypeError(f"cache must be what forward returned, got {type(cache).__name__}")

@@ -158,7 +158,7 @@ def _shaped(loss: Any, leading: tuple[int, ...]) -> Any:
 
 def _targets(targets: Any, shape: tuple[int, ...], classes: int, ignore_index: int | None) -> NDArray[np.int32]:
     """Flat, with -1 where a target does not count."""
-    array = as_array("targets", targets)
+    array = np.array(as_array("targets", targets))  # a copy, since the caller's may change once it is checked
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"targets must be integers, got dtype {array.dtype}")
     if array.shape != shape:

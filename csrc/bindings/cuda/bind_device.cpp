@@ -37,8 +37,7 @@ struct Exported {
 };
 
 void release(DLManagedTensor* managed) {
-  const py::gil_scoped_acquire gil;
-  delete static_cast<Exported*>(managed->context);
+  with_gil([&] { delete static_cast<Exported*>(managed->context); });
 }
 
 py::capsule to_dlpack(uintptr_t address, std::vector<int64_t> shape, int code, int device_type, int device,
@@ -122,8 +121,9 @@ void bind_device(py::module_& m) {
   m.def(
       "copy",
       [](uintptr_t to, uintptr_t from, size_t nbytes, uintptr_t stream) {
-        const py::gil_scoped_release release;  // from and to pageable memory it waits
-        copy_async(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), nbytes, stream_of(stream));
+        without_gil([&] {  // from and to pageable memory it waits
+          copy_async(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), nbytes, stream_of(stream));
+        });
       },
       py::arg("to"), py::arg("from_"), py::arg("nbytes"), py::arg("stream"));
   m.def(
@@ -133,12 +133,7 @@ void bind_device(py::module_& m) {
       },
       py::arg("to"), py::arg("byte"), py::arg("nbytes"), py::arg("stream"));
   m.def(
-      "synchronize",
-      [](uintptr_t stream) {
-        const py::gil_scoped_release release;
-        synchronize(stream_of(stream));
-      },
-      py::arg("stream"));
+      "synchronize", [](uintptr_t stream) { without_gil([&] { synchronize(stream_of(stream)); }); }, py::arg("stream"));
   m.def(
       "put_after", [](uintptr_t stream, uintptr_t other) { put_after(stream_of(stream), stream_of(other)); },
       py::arg("stream"), py::arg("other"));

@@ -55,18 +55,19 @@ void optimiser_step(const std::string& kind, double lr, double weight_decay, dou
 }
 
 double norm_squared(const std::vector<std::array<uintptr_t, 2>>& arrays) {
-  const py::gil_scoped_release release;  // it waits for the device
   int64_t count = 0;
   for (const auto& [address, size] : arrays) count += square_sums(static_cast<int64_t>(size));
-  const Memory memory = pooled_memory(static_cast<size_t>(count) * sizeof(double), nullptr);
-  double* next = static_cast<double*>(memory.data);
-  for (const auto& [address, size] : arrays) {
-    sum_of_squares(pointer<float>(address), static_cast<int64_t>(size), next, nullptr);
-    next += square_sums(static_cast<int64_t>(size));
-  }
   std::vector<double> partial(static_cast<size_t>(count));
-  copy_async(partial.data(), memory.data, partial.size() * sizeof(double), nullptr);
-  synchronize(Stream{});
+  without_gil([&] {  // it waits for the device
+    const Memory memory = pooled_memory(partial.size() * sizeof(double), nullptr);
+    double* next = static_cast<double*>(memory.data);
+    for (const auto& [address, size] : arrays) {
+      sum_of_squares(pointer<float>(address), static_cast<int64_t>(size), next, nullptr);
+      next += square_sums(static_cast<int64_t>(size));
+    }
+    copy_async(partial.data(), memory.data, partial.size() * sizeof(double), nullptr);
+    synchronize(Stream{});
+  });
   double total = 0;
   for (const double sum : partial) total += sum;
   return total;

@@ -97,11 +97,10 @@ class Rnn {
     const Context context{stream_of(stream), allocator_of(allocate, stream_of(stream))};
     const Choice choice{recurrence_of(recurrence), bf16_};
     std::unique_ptr<DeviceCache> cache;
-    {
-      const py::gil_scoped_release release;
+    without_gil([&] {
       const Turn turn(context.stream, nullptr);  // of parameters and whatever else Python put on the default stream
       cache = rnn_forward(config, weights.data(), in, first, out, keep, {seed, step}, choice, context);
-    }
+    });
     if (!keep) return py::none();
     return py::cast(std::make_unique<Cache>(Cache{std::move(cache), s.form, context.stream}));
   }
@@ -128,9 +127,10 @@ class Rnn {
     io.gradients = gradients.data();
     const Context context{stream_of(stream), allocator_of(allocate, stream_of(stream))};
     const Recurrence wish = recurrence_of(recurrence);
-    const py::gil_scoped_release release;
-    const Turn turn(context.stream, nullptr), of_cache(context.stream, of.stream);
-    rnn_backward(*cache, io, wish, context);
+    without_gil([&] {
+      const Turn turn(context.stream, nullptr), of_cache(context.stream, of.stream);
+      rnn_backward(*cache, io, wish, context);
+    });
   }
 
  private:

@@ -2,13 +2,10 @@
 #pragma once
 
 #include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-
+#include "bindings/gil.h"
 #include "cuda/memory.h"
 
 namespace rnnfast::cuda {
-
-namespace py = pybind11;
 
 inline Stream stream_of(uintptr_t stream) { return reinterpret_cast<Stream>(stream); }
 
@@ -22,14 +19,14 @@ T* pointer(uintptr_t address) {
 inline Allocator allocator_of(const py::object& allocate, Stream stream) {
   if (allocate.is_none()) return Arena([stream](size_t bytes) { return pooled_memory(bytes, stream); });
   return Arena([allocate](size_t bytes) {
-    const py::gil_scoped_acquire gil;
-    const auto made = allocate(bytes).cast<py::tuple>();
-    const auto drop = [](void* object) {
-      const py::gil_scoped_acquire gil_again;
-      py::handle(static_cast<PyObject*>(object)).dec_ref();
-    };
-    py::object owner = made[1];
-    return Memory{std::shared_ptr<void>(owner.release().ptr(), drop), pointer<void>(made[0].cast<uintptr_t>())};
+    Memory memory;
+    with_gil([&] {
+      const auto made = allocate(bytes).cast<py::tuple>();
+      const auto drop = [](void* object) { with_gil([&] { py::handle(static_cast<PyObject*>(object)).dec_ref(); }); };
+      py::object owner = made[1];
+      memory = {std::shared_ptr<void>(owner.release().ptr(), drop), pointer<void>(made[0].cast<uintptr_t>())};
+    });
+    return memory;
   });
 }
 
