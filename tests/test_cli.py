@@ -377,3 +377,11 @@ def test_progress_bar_on_a_terminal(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("rnnfast._progress.Progress.BAR_SECONDS", 0.0)
     assert main(["lm", "train", text_file(tmp_path), "--out", str(tmp_path / "run"), *SMALL]) == 0
     assert "%|" in screen.getvalue() and "chars/s" in screen.getvalue()
+
+
+def test_names_that_begin_as_flags_do_are_files_in_the_commands_that_are_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("-text.txt").write_text("to be or not to be\n" * 60)
+    assert main(["lm", "train", "./-text.txt", "--out=-run", *SMALL]) == 0
+    shown = re.search(r"rnnfast (lm sample .*)", capsys.readouterr().err)[1]
+    assert main([*shlex.split(shown), "--length", "5", "--primetext", "to", "--quiet"]) == 0

@@ -51,6 +51,30 @@ def test_overwrite_that_dies_leaves_no_best_of_the_old_run_beside_the_new_one(tm
     assert replaced == [(LAST, [LAST])] and (tmp_path / LAST).read_bytes() == old
 
 
+def test_a_run_that_dies_between_its_two_checkpoints_keeps_its_best(tmp_path, monkeypatch):
+    """The best one is of the step that the run says, at each moment and after going on from there."""
+    whole = trainer(LineTask(), tmp_path / "whole").run()
+
+    def dies(source, target, replace=os.replace):
+        if Path(target).name == BEST:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        with pytest.raises(OSError, match="cannot write the checkpoint"):
+            trainer(LineTask(), out).run()
+    saved = checkpoint.read_header(out / LAST)["trainer"]
+    assert saved["best_step"] == saved["step"] and not (out / BEST).exists()
+    resumed = trainer(LineTask(), out)
+    resumed.resume()
+    assert checkpoint.read_header(out / BEST)["trainer"]["step"] == saved["best_step"]
+    again = resumed.run()
+    assert (again.best_step, again.best_loss) == (whole.best_step, whole.best_loss)
+    assert checkpoint.read_header(out / BEST)["trainer"]["step"] == whole.best_step
+
+
 def test_a_row_for_each_step_does_not_swell_the_description(tmp_path):
     trainer(LineTask(), tmp_path, max_steps=200, log_every=1).run()
     arrays, meta = checkpoint.load(tmp_path / LAST)

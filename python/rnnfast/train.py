@@ -199,6 +199,8 @@ class Trainer:
                 seen = self._evaluate()
                 if seen is not None:
                     self._save(LAST)
+                    if self.best_loss is not None and self.best_step == self.step:
+                        self._save(BEST)
                     self._show_evaluation(*seen)  # all is saved, should this fail
                     ended = self._ended()
             if self._interrupt.stop:  # an evaluation that is due is left to the run that resumes this one
@@ -256,8 +258,6 @@ class Trainer:
             self._take_note(self.loss)
         self.evaluated = self.step
         self._row(self.loss)
-        if self.loss is not None and self.best_step == self.step:
-            self._save(BEST)
         self.seconds_evaluated, self.eval_seconds = self.seconds, time.monotonic() - t0
         return {} if metrics is None else metrics, sample
 
@@ -410,8 +410,12 @@ class Trainer:
             self.load_state(arrays, meta)
         except (KeyError, ValueError) as e:
             raise checkpoint.CheckpointError(f"{path} does not fit this training run: {e}") from e
-        if self.keep_best and self.best_loss is not None:
-            best = self.out / BEST
+        if self.best_loss is None:
+            return
+        best = self.out / BEST
+        if self.best_step == self.step:
+            self._save(BEST)  # the run may have ended before it was
+        if self.keep_best:
             if not best.exists():
                 raise checkpoint.CheckpointError(f"{best} is missing: the best weights of the run that is resumed")
             self.best_weights = _run_folder.weights_in(checkpoint.load(best)[0])

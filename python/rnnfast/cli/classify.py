@@ -7,7 +7,6 @@ import contextlib
 import csv
 import io
 import json
-import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from .classify_flags import CLASSIFY_FLAGS
 from .common import (
     UsageError,
     add_run_flags,
+    in_command,
     options_as_flags,
     read_config,
     report,
@@ -109,12 +109,12 @@ def _train(args: argparse.Namespace) -> int:
                 resume=args.resume,
                 overwrite=args.overwrite,
             )
-    validation = "" if args.validation is None else f" --validation {shlex.quote(args.validation)}"
+    validation = "" if args.validation is None else f" --validation {in_command(args.validation)}"
     return report(
         estimator.result_,
         args.quiet,
-        resume=f"rnnfast classify train {shlex.quote(args.data)}{validation} --out {shlex.quote(out)} --resume",
-        use=f"to use it:\n  rnnfast classify predict {shlex.quote(out)} FILE",
+        resume=f"rnnfast classify train {in_command(args.data)}{validation} --out {in_command(out)} --resume",
+        use=f"to use it:\n  rnnfast classify predict {in_command(out)} FILE",
         loss="",
     )
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any, NoReturn
 from .._check import MOST
 
 __all__ = [
-    "Parser", "UsageError", "add_run_flags", "check_count", "note", "options_as_flags", "read_config", "report",
-    "seconds", "set_threads", "write_config", "write_text",
+    "Parser", "UsageError", "add_run_flags", "check_count", "in_command", "note", "options_as_flags", "read_config",
+    "report", "seconds", "set_threads", "write_config", "write_text",
 ]  # fmt: skip
 
 
@@ -75,6 +76,11 @@ def set_threads(threads: int | None) -> None:
     import rnnfast
 
     rnnfast.set_num_threads(threads)
+
+
+def in_command(name: str) -> str:
+    """A file's name in a command that is shown: quoted, and not to be taken for a flag."""
+    return shlex.quote(f"./{name}" if name.startswith("-") and name != "-" else name)
 
 
 def note(text: str, quiet: bool = False) -> None:

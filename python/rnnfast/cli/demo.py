@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import time
 from typing import Any
 
-from .common import Parser, UsageError, add_run_flags, note, options_as_flags, seconds, set_threads
+from .common import Parser, UsageError, add_run_flags, in_command, note, options_as_flags, seconds, set_threads
 
 __all__ = ["add_command"]
 
@@ -69,7 +68,7 @@ def _demo(args: argparse.Namespace) -> int:
         note(f"{result.step} steps; validation loss {result.best_loss:.3f} nats a character. It writes:\n", args.quiet)
     write_samples(model, args.primetext, args.seed, args)
     if result.stopped == "interrupted" and args.out is not None and source is not None:
-        note(f"\nTo go on:\n  rnnfast lm train {shlex.quote(source)} --out {shlex.quote(args.out)} --resume")
+        note(f"\nTo go on:\n  rnnfast lm train {in_command(source)} --out {in_command(args.out)} --resume")
     note("\nYour own text:  rnnfast lm train FILE", args.quiet)
     return 130 if result.stopped == "interrupted" else 0
 

@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import secrets
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from .common import (
     UsageError,
     add_run_flags,
     check_count,
+    in_command,
     note,
     options_as_flags,
     read_config,
@@ -86,12 +86,12 @@ def _train(args: argparse.Namespace) -> int:
     where = absolute(source)
     _, result = run(text, options, out=out, resume=args.resume, progress=progress, started=started, source=where)
     per = "" if result.best_loss is None else f"{result.best_loss / math.log(2):.3f} bits a {_UNITS[options.level]}"
-    resume = f"rnnfast lm train {shlex.quote(source)} --out {shlex.quote(out)} --resume"
+    resume = f"rnnfast lm train {in_command(source)} --out {in_command(out)} --resume"
     return report(
         result,
         args.quiet,
         resume=resume + ("\n  with the same text on standard input" if source == "-" else ""),
-        use=f"to write in this style:\n  rnnfast lm sample {shlex.quote(out)}",
+        use=f"to write in this style:\n  rnnfast lm sample {in_command(out)}",
         loss=f" nats, {per},",
     )
 

@@ -5,12 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
 import time
 from pathlib import Path
 from typing import Any
 
-from .common import UsageError, add_run_flags, note, options_as_flags, read_config, report, set_threads, write_config
+from .common import (
+    UsageError,
+    add_run_flags,
+    in_command,
+    note,
+    options_as_flags,
+    read_config,
+    report,
+    set_threads,
+    write_config,
+)
 from .lm_flags import add_train_flags, option_names
 from .seq2seq_flags import GROUPS
 
@@ -95,8 +104,8 @@ def _train(args: argparse.Namespace) -> int:
     return report(
         result,
         args.quiet,
-        resume=shlex.join(["rnnfast", "seq2seq", "train", *again, "--out", out, "--resume"]),
-        use=f"to use it:\n  rnnfast seq2seq translate {shlex.quote(out)}",
+        resume=" ".join(["rnnfast seq2seq train", *again, "--out", in_command(out), "--resume"]),
+        use=f"to use it:\n  rnnfast seq2seq translate {in_command(out)}",
         loss=" nats a token,",
     )
 
