@@ -2,6 +2,7 @@
 #pragma once
 
 #include <pybind11/numpy.h>
+
 #include "bindings/gil.h"
 #include "cuda/memory.h"
 
