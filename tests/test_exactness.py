@@ -202,6 +202,30 @@ def test_stream_equals_the_whole_sequence(cell, dtype, batch, tokens):
 
 @DTYPES
 @PER_CELL
+@pytest.mark.parametrize("threads", [1, 2])
+def test_single_steps_of_weights_that_fill_a_cache(cell, dtype, threads):
+    """Steps and calls go through them from either end in turn: the same bits, whichever it is."""
+    problem = drawn(Case(cell, 4, 3, 131, 777 if cell.startswith("rnn") else 517), cell)
+    layer = make_layer(problem, dtype)
+    x, state, _ = inputs(problem, dtype)
+    with rnnfast.threads(1):
+        y, end = layer(x, state)
+    with rnnfast.threads(threads):
+        stream = layer.stream(3)
+        stream.state = state
+        assert all(same_bits(stream.step(step), y[t]) for t, step in enumerate(x))
+        for frozen in (False, True):
+            if frozen:
+                layer.freeze()
+            now = state
+            for t in range(4):
+                one, now = layer(x[t : t + 1], now)
+                assert same_bits(one[0], y[t])
+            assert all(same_bits(a, b) for a, b in zip(states(now), states(end), strict=True))
+
+
+@DTYPES
+@PER_CELL
 @pytest.mark.parametrize(
     "size", [Case("", 5, 3, 7, 17), Case("", 20, 64, 65, 64, bidirectional=True, lengths="random")]
 )

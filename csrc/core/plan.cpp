@@ -12,6 +12,8 @@ constexpr double kFlopsForBarrier = 1.5e5;       // of a step
 constexpr int64_t kSequencesForBatchSplit = 4;   // a thread
 constexpr int64_t kSequencesForWeights = 10;     // a thread: with fewer, weights from beyond L2 come too late
 constexpr int64_t kWeightsOfACore = 128 * 1024;  // of R: they stay in a core's L2 beside the rest
+constexpr int64_t kSweptCaches = 4;              // beyond so many L2 of weights hardly anything is found there again
+constexpr int64_t kSweptPanels = 4;              // of a group; in larger ones the last read is W's alone
 constexpr int64_t kChunkBytes = 256 * 1024;      // of pre-activations that wait for their step in L2
 
 }  // namespace
@@ -79,8 +81,33 @@ Scratch<T, E> ThreadScratch<T, E>::view() {
   return {pre_.data(), chunk_rows_, step_rows_.data(), x_rows_.data(), weights_.data()};
 }
 
-template class ThreadScratch<float>;
-template class ThreadScratch<double>;
-template class ThreadScratch<float, Bf16x2>;
+template <class T, class E>
+void single_step(const RnnConfig& config, const ForwardArgs<T, E>& args, const Scratch<T, E>& scratch, Part part,
+                 bool from_last, Team& team) {
+  const Kernels<T, E>& k = kernels<T, E>();
+  const auto forward = k.cell[config.cell].forward;
+  const CellShape cell = cell_shape(config.cell);
+  const Span own = part.panels;
+  const int64_t inputs = args.token != nullptr ? 0 : args.input;
+  const int64_t per_unit = cell.input.count * inputs + cell.recurrent.count * args.hidden;
+  const int64_t bytes = (own.end - own.begin) * k.lanes * per_unit * static_cast<int64_t>(sizeof(E));
+  const int64_t cache = core_cache_bytes() * k.depth;
+  if (bytes <= cache / 2 || bytes > kSweptCaches * cache) return forward(args, scratch, part, team);
+  const int64_t groups = (own.end - own.begin + kSweptPanels - 1) / kSweptPanels;
+  const bool barrier = part.barrier;
+  for (int64_t i = 0; i < groups; ++i) {
+    const int64_t first = own.begin + (from_last ? groups - 1 - i : i) * kSweptPanels;
+    part.panels = {first, std::min(first + kSweptPanels, own.end)};
+    part.barrier = barrier && i + 1 == groups;
+    forward(args, scratch, part, team);
+  }
+}
+
+#define RNNFAST_INSTANTIATE(T, E)     \
+  template class ThreadScratch<T, E>; \
+  template void single_step(const RnnConfig&, const ForwardArgs<T, E>&, const Scratch<T, E>&, Part, bool, Team&);
+RNNFAST_INSTANTIATE(float, float)
+RNNFAST_INSTANTIATE(double, double)
+RNNFAST_INSTANTIATE(float, Bf16x2)
 
 }  // namespace rnnfast

@@ -41,4 +41,9 @@ class ThreadScratch {
   Buffer<const E*> x_rows_;
 };
 
+// One thread's part of a call of a single step: in groups of panels, from the first or from the last. Calls that
+// alternate find what the one before read last in L2, where weights are somewhat larger than that.
+template <class T, class E>
+void single_step(const RnnConfig&, const ForwardArgs<T, E>&, const Scratch<T, E>&, Part, bool from_last, Team&);
+
 }  // namespace rnnfast

@@ -1,6 +1,7 @@
 // Forward: one parallel region a call. Packing, then layer by layer the recurrence (with its input product in chunks)
 // of both directions, with a barrier between layers.
 #include <algorithm>
+#include <atomic>
 
 #include "dropout.h"
 #include "packed.h"
@@ -41,6 +42,8 @@ class ForwardPass {
       fresh_ = empty_pack<T, E>(config, parts_);
       packed = cache_.own_weights = fresh_;
     }
+    static std::atomic<unsigned> single_steps{0};
+    from_last_ = schedule_.longest() == 1 && single_steps++ % 2 == 1;
     cache_.weights = std::move(packed);
     saves_ = keep_ && cell_.saved > 0 && !cache_.recomputes();
     for (int layer = 0; layer < config.layers; ++layer) allocate(layer);
@@ -206,8 +209,12 @@ class ForwardPass {
       auto& at = cache_.layers[static_cast<size_t>(layer)].direction[static_cast<size_t>(d)];
       for (int k = 1; k < cell_.states; ++k) args.state[k] = at.state0[k].data();
     }
-    kernels<T, E>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team, d),
-                                               team);
+    const Scratch<T, E> scratch = scratch_[static_cast<size_t>(team.id)].view();
+    if (schedule_.longest() == 1) {
+      single_step(config_, args, scratch, plan_.part(team, d), from_last_, team);
+    } else {
+      kernels<T, E>().cell[config_.cell].forward(args, scratch, plan_.part(team, d), team);
+    }
   }
 
   void make_out(int layer, const Team& team) {
@@ -290,6 +297,7 @@ class ForwardPass {
   Plan plan_;
   int64_t padded_ = 0;
   bool unpacked_ = false;  // weights that are needed once are taken where they are
+  bool from_last_ = false;
   PackParts parts_{};
   std::shared_ptr<PackedRnn<T, E>> fresh_;
   const int32_t* ids_ = nullptr;

@@ -103,8 +103,7 @@ bool RnnStepper<T, E>::step(const T* x, const int32_t* tokens, Team& team) {
     for (int k = 0; k < cell_.states; ++k)
       args.state0[k] = state(k, layer), args.state[k] = state_[next][k].data() + at;
     args.zeros = packed_->zeros.data(), args.zero_row = packed_->zero_row.data();
-    kernels<T, E>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team, 0),
-                                               team);
+    single_step(config_, args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team, 0), parity_ == 1, team);
     // With a batch split the next layer needs this thread's rows only; the panels' split has passed its own barrier.
   }
   if (team.count > 1 ? team_barrier(team) : team_stopped(team)) return true;

@@ -180,21 +180,27 @@ void cell_forward(const ForwardArgs<T, E>& f, const StepRow<T, E>& row, const T*
 }
 
 // Every tile of one step of this part: the product that `row.a` takes part in, then `finish(row, product, panel)`.
+// Steps alternate between both ends where weights fill L2 or more: what the step before read last is still there.
 template <int N, class T, class E, class Finish>
-RNNFAST_INLINE void step_tiles(Tile<T, E>& t, const StepRow<T, E>* rows, int64_t count, Span panels, const E* b,
-                               int64_t init_offset, int64_t init_base, Finish finish) {
+RNNFAST_INLINE void step_tiles(Tile<T, E>& t, const StepRow<T, E>* rows, int64_t count, Span panels, bool odd,
+                               const E* b, int64_t init_offset, int64_t init_base, Finish finish) {
   constexpr int L = Vec<T>::lanes;
   alignas(64) T product[kMaxTileRows * kMaxTilePanels * kMaxPre * L];
   const Tiling tiling(count, N, panels.end - panels.begin);
   const int64_t steps = t.runs * t.run_length, panel_bytes = t.b_panel * static_cast<int64_t>(sizeof(E));
   t.out_panel = N * L;
-  for (int64_t panel = panels.begin; panel < panels.end; panel += tiling.panels) {
-    const int64_t left = panels.end - panel;
-    const int q_count = static_cast<int>(left < tiling.panels ? left : tiling.panels);
+  const int64_t groups = (panels.end - panels.begin + tiling.panels - 1) / tiling.panels;
+  const bool from_last = odd && (panels.end - panels.begin) * panel_bytes > core_cache_bytes() / 2;
+  const auto group = [&](int64_t i) {
+    const int64_t begin = panels.begin + (from_last ? groups - 1 - i : i) * tiling.panels;
+    return Span{begin, begin + tiling.panels < panels.end ? begin + tiling.panels : panels.end};
+  };
+  for (int64_t g = 0; g < groups; ++g) {
+    const Span at = group(g), next = group(g + 1 < groups ? g + 1 : g);
+    const int64_t panel = at.begin;
+    const int q_count = static_cast<int>(at.end - at.begin);
     t.b = b + panel * t.b_panel;
-    const int64_t after = panel + q_count < panels.end ? panel + q_count : panels.begin;
-    const int64_t following = panels.end - after < tiling.panels ? panels.end - after : tiling.panels;
-    t.ahead = Ahead(b + after * t.b_panel, following * panel_bytes, steps * tiling.tiles,
+    t.ahead = Ahead(b + next.begin * t.b_panel, (next.end - next.begin) * panel_bytes, steps * tiling.tiles,
                     (panels.end - panels.begin) * panel_bytes);
     for (int64_t i = 0; i < tiling.tiles; ++i) {
       const StepRow<T, E>* row = rows + tiling.begin(i);
@@ -270,7 +276,7 @@ void forward(const ForwardArgs<T, E>& f, const Scratch<T, E>& scratch, const Par
         for (int64_t panel = 0; panel < own; ++panel)
           cell_forward<Cell>(f, rows[i], rows[i].init + (panel * C::P + C::first) * L, pre_base + panel, panel);
     } else if (count > 0 && own > 0) {
-      step_tiles<C::count>(t, rows, count, part.panels, f.r, C::first * L, pre_base,
+      step_tiles<C::count>(t, rows, count, part.panels, s % 2 == 1, f.r, C::first * L, pre_base,
                            [&](const StepRow<T, E>& row, const T* product, int64_t panel) {
                              cell_forward<Cell>(f, row, product, panel, panel - pre_base);
                            });
@@ -347,9 +353,9 @@ void backward(const BackwardArgs<T, E>& b, const Scratch<T, E>& scratch, const P
         for (int64_t panel = part.panels.begin; panel < part.panels.end; ++panel)
           cell_backward<Cell>(b, rows[i], rows[i].init + panel * L, panel);
     } else if (count > 0 && own > 0) {
-      step_tiles<1>(t, rows, count, part.panels, b.r, 0, 0, [&](const StepRow<T, E>& row, const T* dh, int64_t panel) {
-        cell_backward<Cell>(b, row, dh, panel);
-      });
+      step_tiles<1>(
+          t, rows, count, part.panels, s % 2 == 1, b.r, 0, 0,
+          [&](const StepRow<T, E>& row, const T* dh, int64_t panel) { cell_backward<Cell>(b, row, dh, panel); });
     }
     if (part.barrier ? team_barrier(team) : ((s & poll_mask) == 0 && team_stopped(team))) return;
   }
@@ -371,9 +377,9 @@ void backward(const BackwardArgs<T, E>& b, const Scratch<T, E>& scratch, const P
     g.init = {g.out.base, g.out.stride, nullptr}, g.init_panel = L, g.width = padded;
     gemm_transposed_unpacked(g, b.r_rows, scratch.weights, {0, count}, part.panels, team);
   } else if (count > 0 && own > 0) {
-    step_tiles<1>(t, rows, count, part.panels, b.r, 0, 0, [](const StepRow<T, E>& row, const T* dh, int64_t panel) {
-      Vec<T>::load(dh).store(row.ds[0] + panel * L);
-    });
+    step_tiles<1>(
+        t, rows, count, part.panels, true, b.r, 0, 0,
+        [](const StepRow<T, E>& row, const T* dh, int64_t panel) { Vec<T>::load(dh).store(row.ds[0] + panel * L); });
   }
 }
 
