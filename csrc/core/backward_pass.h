@@ -68,11 +68,6 @@ class BackwardPass {
   }
   int64_t out_width() const { return config_.directions * config_.hidden; }
 
-  double flops() const {
-    return 4.0 * cell_.recurrent.count * static_cast<double>(config_.hidden) * static_cast<double>(config_.hidden) *
-           static_cast<double>(schedule_.rows() * config_.layers * config_.directions);
-  }
-
   void allocate(int index);
   // Room for the gradients of a layer's weights: in memory that is no longer needed by then, where that is large
   // enough.

@@ -7,8 +7,9 @@ namespace rnnfast {
 namespace {
 
 // Below these a second thread costs more than it brings; see benchmarks/ for the measurements.
-constexpr double kFlopsForThreads = 1e7;         // of a call
-constexpr double kFlopsForBarrier = 1.5e5;       // of a step
+constexpr double kFlopsForThreads = 1e7;    // of a call
+constexpr double kFlopsForBarrier = 1.5e5;  // of a step
+constexpr int64_t kRowsOfStep = 16;
 constexpr int64_t kSequencesForBatchSplit = 4;   // a thread
 constexpr int64_t kSequencesForWeights = 10;     // a thread: with fewer, weights from beyond L2 come too late
 constexpr int64_t kWeightsOfACore = 128 * 1024;  // of R: they stay in a core's L2 beside the rest
@@ -61,6 +62,21 @@ Part Plan::part(const Team& team, int direction) const {
       break;
   }
   return {{0, 1, 0}, {0, 0}, false};
+}
+
+int64_t weights_of(const RnnConfig& config, bool one_hot) {
+  const CellShape cell = cell_shape(config.cell);
+  int64_t sum = 0;
+  for (int layer = 0; layer < config.layers; ++layer) {
+    const int64_t inputs = layer == 0 && one_hot ? 0 : cell.input.count * config.input_of(layer);
+    sum += config.directions * config.hidden * (cell.recurrent.count * config.hidden + inputs);
+  }
+  return sum;
+}
+
+double product_flops(const RnnConfig& config, const Schedule& schedule, bool one_hot) {
+  const int64_t rows = schedule.longest() == 1 ? std::max(schedule.rows(), kRowsOfStep) : schedule.rows();
+  return 2.0 * static_cast<double>(rows) * static_cast<double>(weights_of(config, one_hot));
 }
 
 template <class T, class E>

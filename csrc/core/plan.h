@@ -25,6 +25,13 @@ struct Plan {
   Part part(const Team& team, int direction) const;
 };
 
+// Numbers in W and R of all layers; with `one_hot` without the first W, of which rows take columns.
+int64_t weights_of(const RnnConfig&, bool one_hot);
+
+// Of the forward products of all rows of a call, for a plan. The few rows of a single step count as more: it takes as
+// long as its weights need to come from L2 or beyond.
+double product_flops(const RnnConfig&, const Schedule&, bool one_hot);
+
 // One thread's memory for a pass; `inputs`: room for the input products of a forward pass too; `unpacked`: and for
 // blocks of weights.
 template <class T, class E = T>

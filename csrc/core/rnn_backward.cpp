@@ -36,7 +36,8 @@ BackwardPass<T, E>::BackwardPass(RnnCache<T, E>& cache, const RnnBackward<T>& io
       keep_(keep),
       L_(kernels<T>().lanes),
       few_(takes_few_rows(cache)),
-      plan_(cell_, L_, config_.hidden, 1, schedule_, flops(), threads) {
+      plan_(cell_, L_, config_.hidden, 1, schedule_, 2 * product_flops(config_, schedule_, cache.token.size() > 0),
+            threads) {
   padded_ = plan_.panels * L_;
   row_size_ = padded_ * cell_.pre_activations;
   depth_ = kernels<T, E>().depth;

@@ -79,15 +79,8 @@ class ForwardPass {
 
   // Of the products, and what packing the weights costs as if it were products.
   double flops(bool packed) const {
-    double per_row = 0, packing = 0;
-    for (int layer = 0; layer < config_.layers; ++layer) {
-      const double columns = static_cast<double>(config_.directions * config_.hidden);
-      const double inputs = static_cast<double>(cell_.input.count * config_.input_of(layer));
-      const double recurrent = static_cast<double>(cell_.recurrent.count * config_.hidden);
-      per_row += 2 * columns * (recurrent + (layer == 0 && in_.tokens != nullptr ? 0 : inputs));
-      packing += packed ? 0 : kFlopsOfPacking * columns * (recurrent + inputs);
-    }
-    return per_row * static_cast<double>(schedule_.rows()) + packing;
+    const double packing = packed ? 0 : kFlopsOfPacking * static_cast<double>(weights_of(config_, false));
+    return product_flops(config_, schedule_, in_.tokens != nullptr) + packing;
   }
 
   bool drops(int layer) const { return keep_ && config_.dropout > 0 && layer + 1 < config_.layers; }
