@@ -145,6 +145,31 @@ def test_linear_cross_entropy(dtype, reduction, data):
 
 
 @DTYPES
+@pytest.mark.parametrize("rows", [40, 300])
+def test_linear_cross_entropy_of_many_classes(dtype, rows):
+    """The sum over them is cut into parts; the bits do not depend on the threads."""
+    rng = np.random.default_rng(3)
+    x, weight, targets = (
+        numbers(rng, (rows, 70), dtype),
+        numbers(rng, (9001, 70), dtype) / 8,
+        rng.integers(0, 9001, rows),
+    )
+    results = []
+    for threads in (1, 2):
+        dweight = np.zeros_like(weight)
+        with rnnfast.threads(threads):
+            loss, dx = ops.linear_cross_entropy(x, weight, None, targets, dweight=dweight)
+        results.append((np.asarray(loss), dx, dweight))
+    assert all(same_bits(a, b) for a, b in zip(*results, strict=True))
+    x64, w64 = x.astype(np.float64), weight.astype(np.float64)
+    expected, d = ref.softmax_cross_entropy(x64 @ w64.T, targets)
+    scale = 1 + float((np.abs(x64) @ np.abs(w64).T).max())
+    close("loss", loss, expected, dtype, scale)
+    close("dx", dx, d @ w64, dtype, scale * np.abs(d).max() * np.abs(w64).sum(0))
+    close("dweight", dweight, d.T @ x64, dtype, scale * np.abs(d).max() * np.abs(x64).sum(0))
+
+
+@DTYPES
 def test_linear_cross_entropy_is_its_two_parts(dtype):
     rng = np.random.default_rng(1)
     x, targets = numbers(rng, (33, 17, 65), dtype), rng.integers(0, 129, (33, 17))

@@ -240,16 +240,17 @@ class TensorReader {
 
   // Of the sequences of packed rows, from how many of them each step has.
   static std::vector<int32_t> lengths_of(const View& running, int64_t rows) {
-    const auto* const at = running.data<const int64_t>();
-    const int64_t steps = running.shape[0];
-    bool right = steps > 0 && at[steps - 1] > 0 && std::is_sorted(at, at + steps, std::greater<>()) && at[0] <= rows;
+    const auto* const first = running.data<const int64_t>();
+    const std::vector<int64_t> at(first, first + running.shape[0]);  // a copy: others may write to it meanwhile
+    bool right =
+        !at.empty() && at.back() > 0 && std::is_sorted(at.begin(), at.end(), std::greater<>()) && at[0] <= rows;
     int64_t sum = 0;
-    for (int64_t t = 0; right && t < steps; ++t) sum += at[t];
+    for (size_t t = 0; right && t < at.size(); ++t) sum += at[t];
     if (!right || sum != rows)
       throw py::value_error("batch_sizes of a PackedSequence must not increase, be positive and add up to its " +
                             std::to_string(rows) + " rows");
     std::vector<int32_t> lengths(static_cast<size_t>(at[0]));
-    for (int64_t t = 0; t < steps; ++t) std::fill_n(lengths.begin(), at[t], static_cast<int32_t>(t + 1));
+    for (size_t t = 0; t < at.size(); ++t) std::fill_n(lengths.begin(), at[t], static_cast<int32_t>(t + 1));
     return lengths;
   }
 

@@ -85,7 +85,7 @@ class LinearLossPass {
         losses_(targets, gradient_),
         threads_(threads_for(packed_.flops(rows_), threads)) {
     const int64_t row_bytes = packed_.padded_out() * static_cast<int64_t>(sizeof(T));
-    chunk_ = std::clamp<int64_t>(kLogitBytes / row_bytes, 64, kSumBlock);
+    chunk_ = std::clamp<int64_t>(kLogitBytes / row_bytes, 128, kSumBlock);
     // Sums over rows restart with each group, so its size depends on nothing but the number of classes.
     group_ = std::max<int64_t>(kGradientBytes / row_bytes / kSumBlock, 1) * kSumBlock;
     if (!gradient_) group_ = std::max<int64_t>(rows_, 1);

@@ -68,7 +68,7 @@ struct PackedRnn {
     Buffer<E> w, r;       // forward; see ForwardArgs. Both are empty where a single step takes the caller's
     Buffer<T> w_columns;  // w for one-hot input, where E is not T
     Buffer<T> bias;
-    Buffer<E> w_back, r_back;  // for the gradients of x and h; empty without `backward`
+    Buffer<E> w_back, r_back;  // for the gradients of x and h; empty without `backward` and until forward ends
     int64_t columns = 0;       // of w: the layer's inputs, or the distinct tokens of a call
     const T* one_hot() const {
       if constexpr (std::is_same_v<T, E>)

@@ -72,8 +72,10 @@ template <class T, class E>
 bool RnnStepper<T, E>::step(const T* x, const int32_t* tokens, Team& team) {
   if (plan_.threads == 1 && team.count > 1) {
     Team alone{0, 1, team.region, team.epoch};
-    if (team.id == 0) step(x, tokens, alone);
-    return team_barrier(team);
+    const bool undone = team.id == 0 && step(x, tokens, alone);
+    if (!team_barrier(team)) return false;
+    if (team.id == 0 && !undone) parity_ = 1 - parity_;
+    return true;
   }
   const int next = 1 - parity_;
   for (int layer = 0; layer < config_.layers; ++layer) {

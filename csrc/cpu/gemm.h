@@ -26,6 +26,19 @@ void gemm_ragged_panel(const GemmArgs<T, E>& g, Tile<T, E>& t, int64_t row, int 
   for (int m = 0; m < rows; ++m) V::load(copy[m]).store_first(row_of(g.out, row + m) + panel * g.out_panel, valid);
 }
 
+// How k is cut where the weights of a few panels do not fit L2: after `size` runs or, where there is one, so many
+// columns of it. The sums wait in the output, and are the same.
+struct Cut {
+  bool by_run;
+  int64_t count, size;
+  // step_bytes: of the weights at one k
+  RNNFAST_INLINE Cut(int64_t runs, int64_t run_length, int64_t step_bytes, int64_t part_bytes)
+      : by_run(runs > 1), count(by_run ? runs : run_length), size(count) {
+    const int64_t bytes = step_bytes * (by_run ? run_length : 1);
+    if (count * bytes > core_cache_bytes() / 2) size = part_bytes > bytes ? part_bytes / bytes : 1;
+  }
+};
+
 template <class T, class E>
 void gemm(const GemmArgs<T, E>& g, Span rows, Span panels, Team& team) {
   constexpr int L = Vec<T>::lanes;
@@ -37,38 +50,53 @@ void gemm(const GemmArgs<T, E>& g, Span rows, Span panels, Team& team) {
                 panel_bytes = panel_size * static_cast<int64_t>(sizeof(E));
   int64_t group = kWeightBytes / (panel_bytes + 1);
   group = group < tiling.panels ? tiling.panels : group / tiling.panels * tiling.panels;
+  const Cut cut(g.runs, g.run_length, group * g.n * L * static_cast<int64_t>(sizeof(E)), kWeightBytes);
   const int64_t full_panels = g.width < 0 ? panels.end : g.width / L;
+  GemmArgs<T, E> part = g;  // with what has been summed so far
 
   Tile<T, E> t;
-  t.runs = g.runs, t.run_length = g.run_length, t.run_stride = g.run_stride;
-  t.b_panel = panel_size, t.init_panel = g.init_panel, t.out_panel = g.out_panel;
+  t.run_stride = g.run_stride, t.b_panel = panel_size, t.out_panel = g.out_panel;
   for (int64_t first = panels.begin; first < panels.end; first += group) {
     const int64_t last = first + group < panels.end ? first + group : panels.end;
     const int64_t following = last + group < panels.end ? group : panels.end - last;
     const int64_t steps = g.runs * g.run_length, turns = (last - first + tiling.panels - 1) / tiling.panels;
-    t.ahead = Ahead(g.b + last * panel_size, following * panel_bytes, steps * turns * tiling.tiles,
-                    (panels.end - panels.begin) * panel_bytes);
-    for (int64_t i = 0; i < tiling.tiles; ++i) {
-      const int64_t row = rows.begin + tiling.begin(i);
-      const int m_count = static_cast<int>(tiling.begin(i + 1) - tiling.begin(i));
-      for (int m = 0; m < m_count; ++m) t.a[m] = row_of(g.a, row + m);
-      for (int64_t panel = first; panel < last;) {
-        t.b = g.b + panel * panel_size;
-        if (panel >= full_panels) {
-          gemm_ragged_panel(g, t, row, m_count, panel);
-          ++panel;
-          continue;
-        }
-        const int64_t end = last < full_panels ? last : full_panels;
-        const int q = static_cast<int>(end - panel < tiling.panels ? end - panel : tiling.panels);
-        for (int m = 0; m < m_count; ++m) {
-          t.init[m] = row_of(g.init, row + m) + panel * g.init_panel;
-          t.out[m] = row_of(g.out, row + m) + panel * g.out_panel;
-        }
-        tile_of<T, E>(m_count, g.n, q)(t);
-        panel += q;
+    t.ahead = Ahead();
+    if (cut.size >= cut.count)
+      t.ahead = Ahead(g.b + last * panel_size, following * panel_bytes, steps * turns * tiling.tiles,
+                      (panels.end - panels.begin) * panel_bytes);
+    for (int64_t k = 0; k < cut.count || k == 0; k += cut.size) {
+      const int64_t size = cut.count - k < cut.size ? cut.count - k : cut.size;
+      t.runs = cut.by_run ? size : g.runs, t.run_length = cut.by_run ? g.run_length : size;
+      if (k == 0) {
+        part.init = g.init, part.init_panel = g.init_panel;
+      } else {
+        part.init = {g.out.base, g.out.stride, g.out.index}, part.init_panel = g.out_panel;
       }
-      if (i % kTilesPerPoll == 0 && team_stopped(team)) return;
+      t.init_panel = part.init_panel;
+      const int64_t a_begin = k * (cut.by_run ? g.run_stride : 1);
+      const E* b = g.b + k * (cut.by_run ? g.run_length : 1) * g.n * L;
+      for (int64_t i = 0; i < tiling.tiles; ++i) {
+        const int64_t row = rows.begin + tiling.begin(i);
+        const int m_count = static_cast<int>(tiling.begin(i + 1) - tiling.begin(i));
+        for (int m = 0; m < m_count; ++m) t.a[m] = row_of(g.a, row + m) + a_begin;
+        for (int64_t panel = first; panel < last;) {
+          t.b = b + panel * panel_size;
+          if (panel >= full_panels) {
+            gemm_ragged_panel(part, t, row, m_count, panel);
+            ++panel;
+            continue;
+          }
+          const int64_t end = last < full_panels ? last : full_panels;
+          const int q = static_cast<int>(end - panel < tiling.panels ? end - panel : tiling.panels);
+          for (int m = 0; m < m_count; ++m) {
+            t.init[m] = row_of(part.init, row + m) + panel * part.init_panel;
+            t.out[m] = row_of(g.out, row + m) + panel * g.out_panel;
+          }
+          tile_of<T, E>(m_count, g.n, q)(t);
+          panel += q;
+        }
+        if (i % kTilesPerPoll == 0 && team_stopped(team)) return;
+      }
     }
   }
 }

@@ -34,7 +34,7 @@ class Stream:
     def step(self, x: Any, out: Array | None = None) -> Array:
         """One step: x (B, I) -> y (B, H); where B = 1 also (I,) -> (H,). Integers (B,) are one-hot rows.
 
-        With `out` (C-contiguous, of the layer's dtype, y's shape) nothing is allocated: y goes there.
+        With `out` (C-contiguous, of the layer's dtype, y's shape) y goes there, and no array is made.
         """
         y: Array | None = self._step(x, out)  # None: something has to be converted, or is wrong
         return self._step_any(x, out) if y is None else y
