@@ -7,9 +7,9 @@ namespace rnnfast {
 namespace {
 
 // Below these a second thread costs more than it brings; see benchmarks/ for the measurements.
-constexpr double kFlopsForThreads = 1e7;    // of a call
-constexpr double kFlopsForBarrier = 1.5e5;  // of a step
-constexpr int64_t kRowsOfStep = 16;
+constexpr double kFlopsForThreads = 1e7;         // of a call
+constexpr double kFlopsForBarrier = 1.5e5;       // of a step
+constexpr int64_t kRowsOfStep = 16;              // that a single step of fewer counts as
 constexpr int64_t kSequencesForBatchSplit = 4;   // a thread
 constexpr int64_t kSequencesForWeights = 10;     // a thread: with fewer, weights from beyond L2 come too late
 constexpr int64_t kWeightsOfACore = 128 * 1024;  // of R: they stay in a core's L2 beside the rest
