@@ -1,5 +1,8 @@
 // What the process has: instruction sets, threads, memory; and the elementary functions for their test.
+#include <pthread.h>
 #include <pybind11/stl.h>
+
+#include <atomic>
 
 #include "arrays.h"
 #include "core/buffer.h"
@@ -10,7 +13,12 @@ namespace rnnfast {
 
 namespace {
 
+// The one that runs signal handlers. Others do not ask: the interpreter may have ended since a daemon thread's call
+// began.
+std::atomic<unsigned long> main_thread{0};
+
 bool python_signal_pending() {
+  if (PyThread_get_thread_ident() != main_thread) return false;
   bool pending = false;
   with_gil([&] { pending = PyErr_CheckSignals() != 0; });
   return pending;
@@ -41,6 +49,8 @@ auto unlocked(double (*measure)(Args...)) {
 }  // namespace
 
 void bind_system(py::module_& m) {
+  main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
+  pthread_atfork(nullptr, nullptr, [] { main_thread = PyThread_get_thread_ident(); });
   set_interrupt_check(python_signal_pending);
   m.attr("version") = RNNFAST_VERSION;
   m.attr("compiler") = __VERSION__;
