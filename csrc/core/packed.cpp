@@ -138,7 +138,13 @@ size_t PackedRnn<T, E>::bytes() const {
 
 template <class T, class E>
 std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig& config, const RnnWeights<T>* weights) {
-  auto packed = empty_pack<T, E>(config, {config.input, true, true, true, false, false, false});
+  auto packed = empty_pack<T, E>(config, {.first_columns = config.input,
+                                          .dense = true,
+                                          .one_hot = true,
+                                          .forward = true,
+                                          .backward = false,
+                                          .dx = false,
+                                          .in_turn = false});
   Team alone{0, 1, nullptr, 0};
   pack_part(config, weights, nullptr, *packed, alone);
   return packed;

@@ -36,13 +36,17 @@ class ForwardPass {
     if (packed == nullptr) {
       const bool tokens = in.tokens != nullptr;
       const bool backward = keep && !cache.reads_weights();
-      parts_ = {
-          tokens ? cache.ids.size() : config.input,     !tokens && !unpacked_, tokens, !unpacked_, backward, !tokens,
-          backward && !unpacked_ && !cache.recomputes()};
+      parts_ = {.first_columns = tokens ? cache.ids.size() : config.input,
+                .dense = !tokens && !unpacked_,
+                .one_hot = tokens,
+                .forward = !unpacked_,
+                .backward = backward,
+                .dx = !tokens,
+                .in_turn = backward && !unpacked_ && !cache.recomputes()};
       fresh_ = empty_pack<T, E>(config, parts_);
       packed = cache_.own_weights = fresh_;
     }
-    static std::atomic<unsigned> single_steps{0};
+    static std::atomic<unsigned> single_steps{0};  // calls of one step go through the weights from either end in turn
     from_last_ = schedule_.longest() == 1 && single_steps++ % 2 == 1;
     cache_.weights = std::move(packed);
     saves_ = keep_ && cell_.saved > 0 && !cache_.recomputes();
