@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -55,10 +56,27 @@ def detached(state):
     return tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
 
 
+def processes() -> tuple[int, int]:
+    """(how many processes torchrun has started, which of them this is)."""
+    return int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+
+
+@contextmanager
+def process_group():
+    """The processes' group; after it, gloo's threads are gone: one that still lets go of a tensor while the
+    interpreter ends aborts the process."""
+    if processes()[0] == 1:
+        yield
+        return
+    import torch.distributed.nn  # before the group is made: its functions keep the group that they find
+
+    torch.distributed.init_process_group("gloo")
+    yield
+    torch.distributed.destroy_process_group()
+
+
 def train(args: argparse.Namespace) -> dict:
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if world > 1:
-        torch.distributed.init_process_group("gloo")
+    world, rank = processes()
     torch.manual_seed(args.seed)
     tokens, vocabulary = streams(read(args.text), args.batch)
     tokens = tokens.chunk(world, dim=1)[rank].contiguous()  # this process's columns
@@ -87,8 +105,6 @@ def train(args: argparse.Namespace) -> dict:
         if rank == 0 and not args.quiet and (step % 20 == 19 or step + 1 == args.steps):
             each = (time.perf_counter() - began) / (step + 1)
             print(f"step {step + 1}: loss {losses[-1]:.4f}, {each * 1e3:.1f} ms a step")
-    if world > 1:
-        torch.distributed.destroy_process_group()
     return {"losses": losses, "seconds": time.perf_counter() - began, "rank": rank}
 
 
@@ -115,7 +131,8 @@ def main(argv: list[str] | None = None) -> dict:
     args = parser().parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    result = train(args)
+    with process_group():
+        result = train(args)
     if args.out and result["rank"] == 0:
         args.out.write_text(json.dumps(result), encoding="utf-8")
     return result
