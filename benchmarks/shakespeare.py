@@ -54,7 +54,7 @@ RECIPES = {
         "weight_decay": 0.05,
         "warmup": 50,
         "grad_clip": 1.0,
-        "max_time": 480.0,
+        "max_time": 720.0,
         "eval_seconds": 20.0,
     },
     "bf16": {
