@@ -2,8 +2,9 @@
 
     python benchmarks/readme_table.py [--check]
 
-A table stands between `<!-- bench:begin NAME -->` and `<!-- bench:end NAME -->`. One whose results are not there stays
-as it is. With --check nothing is written: exit code 1 if README.md differs from what would be.
+A table stands between `<!-- bench:begin NAME -->` and `<!-- bench:end NAME -->`; FOLDER/NAME is that of the results
+in benchmarks/results/FOLDER. One whose results are not there stays as it is. With --check nothing is written: exit code
+1 if README.md differs from what would be.
 """
 
 import argparse
@@ -263,9 +264,10 @@ def fill(text, results):
 
     def replace(match):
         begin, name, old, end, closed = match.groups()
-        if closed != name or name not in TABLES:
+        folder, _, table = name.rpartition("/")
+        if closed != name or table not in TABLES:
             raise ValueError(f"bench:begin {name} must be one of {', '.join(TABLES)} and end as such, got {closed}")
-        path, render = results / TABLES[name][0], TABLES[name][1]
+        path, render = results / folder / TABLES[table][0], TABLES[table][1]
         if not path.is_file():
             missing.append(name)
             return begin + old + end

@@ -240,6 +240,15 @@ def test_readme_is_written_and_checked(tmp_path, capsys):
     assert readme_table.main([*arguments, "--check"]) == 1
 
 
+def test_results_in_a_folder(tmp_path):
+    readme, other = tmp_path / "README.md", tmp_path / "other"
+    other.mkdir()
+    (other / "classify_speed.json").write_text(json.dumps(fake_classify_speed()))
+    readme.write_text("<!-- bench:begin {0} -->\n<!-- bench:end {0} -->\n".format("other/classify_speed"))
+    assert readme_table.main(["--readme", str(readme), "--results", str(tmp_path)]) == 0
+    assert "4.00 ms (2.50 ×)" in readme.read_text()
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -247,6 +256,7 @@ def test_readme_is_written_and_checked(tmp_path, capsys):
         "<!-- bench:end layers -->\n",
         "<!-- bench:begin layers -->\n<!-- bench:end models -->\n",
         "<!-- bench:begin unknown -->\n<!-- bench:end unknown -->\n",
+        "<!-- bench:begin other/unknown -->\n<!-- bench:end other/unknown -->\n",
         "<!-- bench:begin layers --> same line <!-- bench:end layers -->\n",
     ],
 )
