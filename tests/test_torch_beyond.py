@@ -257,7 +257,10 @@ def test_autocast_has_torchs_dtypes_and_computes_in_bf16(torch, kind, dtype):
     flat = torch.utils._pytree.tree_leaves
     with torch.autocast("cpu", torch.bfloat16):
         mine = flat(ours(x))
-        assert [t.dtype for t in mine] == [t.dtype for t in flat(theirs(x))]
+        if kind == "LSTM" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # torch's raises without AVX-512
+            assert [t.dtype for t in mine] == [torch.bfloat16] * 3
+        else:
+            assert [t.dtype for t in mine] == [t.dtype for t in flat(theirs(x))]
         sum(t.float().sum() for t in mine).backward()
     for a, b in zip(mine, flat(exact(x.float())), strict=True):
         assert torch.equal(a, b.to(a.dtype))
