@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,18 @@ def run_with(isa, marked, timeout, **environment):
     assert " passed" in done.stdout.splitlines()[-1]
 
 
+@pytest.fixture(scope="module")
+def runs(request):
+    """Those of test_another_isa, as many at a time as there are processors, the set with the fewest lanes first."""
+    names = [item.callspec.params["name"] for item in request.session.items if item.function is test_another_isa]
+    pool = ThreadPoolExecutor(os.cpu_count())
+    yield {name: pool.submit(run_with, name, "isa", 900, RNNFAST_TEST_EXAMPLES="8") for name in reversed(names)}
+    pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("name", OTHERS)
-def test_another_isa(name):
-    run_with(name, "isa", 900, RNNFAST_TEST_EXAMPLES="8")
+def test_another_isa(name, runs):
+    runs[name].result()
 
 
 @pytest.mark.slow
