@@ -185,6 +185,8 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_use_is_one_clear_line(case, trained, tmp_path, capsys, monkeypatch):
     (command, *flags), text, code, said = WRONG[case]
+    if "--attention-plot" in flags:
+        pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "kept.txt").write_text("kept")
     monkeypatch.setattr(sys, "stdin", Stdin(text))

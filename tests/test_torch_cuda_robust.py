@@ -217,7 +217,7 @@ def test_without_the_module_without_a_gpu_and_under_autocast(torch, torch_device
     assert not device_calls
 
 
-def test_an_emulated_gpu_takes_no_tensors_of_a_real_one():
+def test_an_emulated_gpu_takes_no_tensors_of_a_real_one(torch):
     from rnnfast.torch import _gpu
 
     if cuda._cuda.emulated:
