@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <random>
 #include <vector>
 
@@ -134,9 +135,12 @@ void rounding() {
 
 }  // namespace
 
-int main() {
+int main() try {
   products();
   rounding();
   if (failures > 0) std::printf("%d values are wrong\n", failures);
   return failures > 0;
+} catch (const std::exception& error) {  // the instruction set that RNNFAST_ISA asks for is not there
+  std::printf("%s\n", error.what());
+  return 1;
 }

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <random>
 
 #include "naive.h"
@@ -180,10 +181,13 @@ void test_cell(rnnfast::CellId cell, int directions) {
 
 }  // namespace
 
-int main() {
+int main() try {
   std::printf("kernels: %s\n", rnnfast::kernels<float>().isa);
   for (int cell = 0; cell < rnnfast::cell_count; ++cell)
     for (int directions = 1; directions <= 2; ++directions) test_cell(static_cast<rnnfast::CellId>(cell), directions);
   std::printf(failures == 0 ? "ok\n" : "%d failures\n", failures);
   return failures > 0;
+} catch (const std::exception& error) {  // the instruction set that RNNFAST_ISA asks for is not there
+  std::printf("%s\n", error.what());
+  return 1;
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <exception>
 #include <limits>
 #include <vector>
 
@@ -93,7 +94,7 @@ void special_values() {
 
 }  // namespace
 
-int main() {
+int main() try {
   std::printf("kernels: %s\n", rnnfast::kernels<float>().isa);
   compare(sample<float, uint32_t>(40009), 2);
   compare(sample<double, uint64_t>((uint64_t{1} << 48) + 987654321), 4);
@@ -101,4 +102,7 @@ int main() {
   special_values<double>();
   if (failures > 0) std::printf("%d values are wrong\n", failures);
   return failures > 0;
+} catch (const std::exception& error) {  // the instruction set that RNNFAST_ISA asks for is not there
+  std::printf("%s\n", error.what());
+  return 1;
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <limits>
 #include <random>
 
@@ -179,8 +180,11 @@ void test_all() {
 
 }  // namespace
 
-int main() {
+int main() try {
   test_all<float>();
   test_all<double>();
   return failures > 0;
+} catch (const std::exception& error) {  // the instruction set that RNNFAST_ISA asks for is not there
+  std::printf("%s\n", error.what());
+  return 1;
 }
