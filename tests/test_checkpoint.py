@@ -230,13 +230,16 @@ start = time.monotonic()
 for n in range(5):
     checkpoint.save(path, {"w": np.full(40_000, -1.0), "v": np.full(5, -1)}, {"n": -1})
 one_save = (time.monotonic() - start) / 5
+beginning, begun = os.pipe()
 for k in range(kills):
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
+        os.write(begun, b"!")
         save_for_ever(last + 1, writer)
     os.close(writer)
+    os.read(beginning, 1)  # beside other work a child begins late
     time.sleep(rng.uniform(0, 3 * one_save))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -259,7 +262,7 @@ def test_200_kills_while_saving(tmp_path):
     command = [sys.executable, "-c", KILLER, checkpoint.__file__, str(path), "200"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 10  # children did save something before they were killed: some 100, beside other work 30
+    assert int(done.stdout) > 40  # most children did save something before they were killed
     checkpoint.remove_stale(path)
     assert os.listdir(tmp_path) == [path.name]
 
