@@ -297,6 +297,13 @@ def _drawable(case: Case) -> Case:
     return case
 
 
+def misaligned(a: np.ndarray) -> np.ndarray:
+    """A copy at an odd address, C-contiguous; what reads it where it is, the sanitizers stop."""
+    memory = np.empty(a.nbytes + 1, np.uint8)
+    memory[1:] = np.frombuffer(a.tobytes(), np.uint8)
+    return memory[1:].view(a.dtype).reshape(a.shape)
+
+
 def same_bits(a, b) -> bool:
     """Equal to the last bit: the sign of a zero and the payload of a NaN count."""
     a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)

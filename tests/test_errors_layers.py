@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rnnfast
-from cases import assert_same
+from cases import assert_same, misaligned
 from rnnfast import ops, optim
 from rnnfast.random import CounterRng
 
@@ -172,6 +172,12 @@ LAYER_CASES = {
         lambda m: m.stream(3).step(X[0], out=np.zeros((3, 14), np.float32)[:, ::2]),
         ValueError,
         ["out must", "C-contiguous"],
+    ),
+    "out at an odd address": (
+        gru,
+        lambda m: m.stream(3).step(X[0], out=misaligned(np.zeros((3, 7), np.float32))),
+        ValueError,
+        ["out must", "aligned"],
     ),
     "a stream's state too wide": (
         gru,

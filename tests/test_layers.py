@@ -21,6 +21,7 @@ from cases import (
     difference,
     inputs,
     make_layer,
+    misaligned,
     oracle,
     plain,
     run,
@@ -268,8 +269,9 @@ def strided(a):
         lambda a: a.astype(np.float64),
         lambda a: a.astype(a.dtype.newbyteorder()),
         lambda a: a.tolist(),
+        misaligned,
     ],
-    ids=["fortran", "strided", "reversed", "float64", "byteswapped", "list"],
+    ids=["fortran", "strided", "reversed", "float64", "byteswapped", "list", "misaligned"],
 )
 def test_inputs_of_any_layout_and_float_type(change):
     problem = build(Case("gru", 5, 4, 3, 6, layers=2))
@@ -281,12 +283,9 @@ def test_inputs_of_any_layout_and_float_type(change):
     y2, end2, cache = layer.forward(change(x), np.asarray(change(state)))
     dx2, dstate2 = layer.backward(change(dy), None, cache)
     assert_same({"y": y2, "h": end2, "dx": dx2, "dh": dstate2}, {"y": y, "h": end, "dx": dx, "dh": dstate})
-
-
-def misaligned(a):
-    memory = np.empty(a.nbytes + 1, np.uint8)
-    memory[1:] = np.frombuffer(a.tobytes(), np.uint8)
-    return memory[1:].view(a.dtype).reshape(a.shape)
+    stream = layer.stream(4)
+    stream.state = np.asarray(change(state))
+    assert_same({"y": np.stack([stream.step(change(x)[t]) for t in range(len(x))])}, {"y": y})
 
 
 @pytest.mark.parametrize("lengths", [None, [5, 2, 0, 4]])

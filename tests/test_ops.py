@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import rnnfast
 import tolerances
-from cases import SIZES, assert_same, difference, same_bits
+from cases import SIZES, assert_same, difference, misaligned, same_bits
 from differences import check_gradients
 from rnnfast import ops
 from rnnfast import reference as ref
@@ -301,3 +301,36 @@ def test_a_linear_cache_holds_what_it_needs(kind):
     again = layer.backward(dy, cache)
     assert_same(layer.grads, expected)
     assert (again is None and dx is None) or same_bits(again, dx)
+
+
+@DTYPES
+def test_arguments_at_odd_addresses(dtype):
+    rng = np.random.default_rng(6)
+    x, dy, keys, v = (numbers(rng, shape, dtype) for shape in ((4, 3, 7), (4, 3, 5), (6, 3, 7), 7))
+    weight, bias, targets = numbers(rng, (5, 7), dtype), numbers(rng, 5, dtype), rng.integers(0, 5, (4, 3), np.int32)
+    linear = rnnfast.Linear(7, 5, dtype=dtype, seed=1)
+    embedding = rnnfast.Embedding(5, 5, dtype=dtype, seed=1)
+
+    def results(change):
+        linear.zero_grad()
+        embedding.zero_grad()
+        y, cache = linear.forward(change(x))
+        dx = linear.backward(change(dy), cache)
+        embedding.backward(change(dy), embedding.forward(change(targets))[1])
+        loss, dlogits = ops.softmax_cross_entropy(change(dy), change(targets))
+        fused, dhidden = ops.linear_cross_entropy(*map(change, (x, weight, bias, targets)))
+        context, weights = ops.attention(change(x), change(keys), change(keys), v=change(v))
+        names = ("dquery", "dkeys", "dvalues", "dv")
+        dattention = ops.attention_backward(
+            change(x), change(weights), change(x), change(keys), change(keys), v=change(v)
+        )
+        found = {"y": y, "dx": dx, "dlogits": dlogits, "dhidden": dhidden, "context": context}
+        found |= dict(zip(names, dattention, strict=True))
+        found |= {
+            f"{kind} {name}": grad.copy()
+            for kind, of in (("linear", linear), ("embedding", embedding))
+            for name, grad in of.grads.items()
+        }
+        return found | {"loss": np.array(loss), "fused": np.array(fused)}
+
+    assert_same(results(misaligned), results(np.array))

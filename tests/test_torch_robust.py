@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from cases import misaligned
 from torch_cases import assert_one_pass_keeps_and_another_consumes
 
 NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
@@ -96,6 +97,30 @@ def test_lazy_negations_and_zeros(torch, ours):
         found, wanted = (torch.autograd.grad(expected, parameters, d, retain_graph=True) for d in (negative(-dy), dy))
         assert all(map(torch.equal, found, wanted))
         torch.autograd.grad(expected, parameters, zeros(dy.shape))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_tensors_at_odd_addresses(torch, ours, batch_first):
+    """Tensors of what others have in memory: a field of a record, a part of a file."""
+
+    def odd(tensor):
+        return torch.from_numpy(misaligned(tensor.numpy()))
+
+    module, cell = ours.GRU(3, 5, batch_first=batch_first), ours.GRUCell(3, 5)
+    x, hx, dy = torch.randn(2, 2, 3), torch.randn(1, 2, 5), torch.randn(2, 2, 5)
+    weights = {name: w.detach() for name, w in module.named_parameters()}
+
+    def results(change):
+        module.zero_grad()
+        at = change(x).requires_grad_()
+        y, end = module(at, change(hx))
+        y.backward(change(dy))
+        with torch.no_grad():
+            called = torch.func.functional_call(module, {name: change(w) for name, w in weights.items()}, (x, hx))
+            stepped = cell(change(x[0]), change(hx[0]))
+        return [y, end, at.grad, *(w.grad for w in module.parameters()), *called, stepped]
+
+    assert all(map(torch.equal, results(odd), results(torch.clone)))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "LSTM"])

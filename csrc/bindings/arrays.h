@@ -13,12 +13,17 @@
 
 namespace rnnfast {
 
+// An argument at an address that does not fit its type arrives as a copy.
+constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+
 template <class T>
-using Array = py::array_t<T, py::array::c_style>;
+using Array = py::array_t<T, py::array::c_style | kAligned>;
 
 // Only the numbers of its last axis lie side by side; the other strides are any, 0 and below among them.
 template <class T>
-using StridedRows = py::array_t<T, 0>;
+using StridedRows = py::array_t<T, kAligned>;
+
+inline bool is_aligned(const py::array& array) { return (array.flags() & kAligned) != 0; }
 
 template <class T>
 const T* data_or_null(const std::optional<Array<T>>& array) {

@@ -169,7 +169,8 @@ py::object stream_step(RnnStepper<T, E>& stepper, const py::object& x, const py:
   const int64_t batch = stepper.batch(), hidden = stepper.config().hidden;
   const bool tokens = py::isinstance<Array<int32_t>>(x);
   if (!tokens && !is_row_array<T>(x, batch, stepper.config().input)) return py::none();
-  const auto in = py::reinterpret_borrow<py::array>(x);
+  auto in = py::reinterpret_borrow<py::array>(x);
+  if (!is_aligned(in)) in = tokens ? py::array(Array<int32_t>(x)) : py::array(Array<T>(x));
   if (tokens && (in.ndim() != 1 || in.shape(0) != batch)) return py::none();
   std::vector<int32_t> ids;  // a copy, since the caller's may change once they have been checked
   if (tokens) ids.assign(static_cast<const int32_t*>(in.data()), static_cast<const int32_t*>(in.data()) + batch);
@@ -178,8 +179,9 @@ py::object stream_step(RnnStepper<T, E>& stepper, const py::object& x, const py:
   py::object y = out;
   if (out.is_none()) {
     y = in.ndim() == 1 && !tokens ? Array<T>(hidden) : Array<T>({batch, hidden});
-  } else if (!is_row_array<T>(out, batch, hidden) || !py::reinterpret_borrow<py::array>(out).writeable()) {
-    return py::none();
+  } else {
+    const auto given = py::reinterpret_borrow<py::array>(out);
+    if (!is_row_array<T>(out, batch, hidden) || !given.writeable() || !is_aligned(given)) return py::none();
   }
   T* to = static_cast<T*>(py::reinterpret_borrow<py::array>(y).mutable_data());
   const T* values = tokens ? nullptr : static_cast<const T*>(in.data());

@@ -56,12 +56,13 @@ struct View {
                                                                 : dlpack::kUnsigned;
     return code == expected && bytes == static_cast<int>(sizeof(P));
   }
-  // Whether the numbers are in memory, those of the axes from `first` on side by side.
+  bool aligned() const { return reinterpret_cast<intptr_t>(address) % std::max(bytes, 1) == 0; }
+  // Whether the numbers can be read where they are, those of the axes from `first` on side by side.
   bool dense(int first) const {
     int64_t stride = 1;
     for (int i = shape.axes; i-- > first; stride *= shape[i])
       if (shape[i] != 1 && strides[i] != stride) return false;
-    return !negative && (address != nullptr || shape.size() == 0);
+    return !negative && aligned() && (address != nullptr || shape.size() == 0);
   }
 };
 
@@ -128,7 +129,7 @@ class Tensors {
   bool make_dense(py::handle object, int first, View& view, Owners& copies) const {
     if (view.dense(first)) return true;
     py::object copy = object.attr("detach")().attr("resolve_neg")();
-    if (copy.attr("_is_zerotensor")().cast<bool>()) copy = copy.attr("clone")();
+    if (copy.attr("_is_zerotensor")().cast<bool>() || !view.aligned()) copy = copy.attr("clone")();
     copies.push_back(copy.attr("contiguous")());
     return read(copies.back(), view);
   }

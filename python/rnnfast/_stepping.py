@@ -56,8 +56,8 @@ class Stream:
             if not isinstance(out, np.ndarray) or out.dtype != layer.dtype or out.shape != shape:
                 got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
                 raise ValueError(f"out must be an array of {layer.dtype} with shape {shape}, got {got}")
-            if not out.flags.c_contiguous or not out.flags.writeable:
-                raise ValueError("out must be C-contiguous and writeable")
+            if not out.flags.carray:
+                raise ValueError("out must be aligned, C-contiguous and writeable, got one that is not")
         y: Array | None = self._step(array, out)
         assert y is not None
         return y

@@ -223,10 +223,6 @@ def _accumulator(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[
         raise TypeError(f"{name} must be an array of {dtype}, the dtype of weight, got {got}")
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    if not array.flags.c_contiguous or not array.flags.writeable:
-        raise ValueError(f"{name} must be C-contiguous and writeable, got {_flags(array)}")
+    if not array.flags.carray:
+        raise ValueError(f"{name} must be aligned, C-contiguous and writeable, got one that is not")
     return array
-
-
-def _flags(array: Array) -> str:
-    return "a read-only array" if array.flags.c_contiguous else f"strides {array.strides}"

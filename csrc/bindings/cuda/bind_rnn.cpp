@@ -11,8 +11,6 @@ namespace rnnfast::cuda {
 
 namespace {
 
-template <class T>
-using HostArray = py::array_t<T, py::array::c_style>;
 using Addresses = std::vector<uintptr_t>;  // 0: null
 
 CellId cell_of(const std::string& name) {
@@ -71,8 +69,8 @@ class Rnn {
 
   // params: the addresses of w_ih, w_hh, b_ih, b_hh of each layer and direction; x or tokens; y and the last states.
   py::object forward(const Addresses& params, uintptr_t x, uintptr_t tokens, int64_t steps, int64_t batch,
-                     const std::string& form, const Addresses& state0, const std::optional<HostArray<int32_t>>& lengths,
-                     const std::optional<HostArray<bool>>& reset, uintptr_t y, const Addresses& last, bool keep,
+                     const std::string& form, const Addresses& state0, const std::optional<Array<int32_t>>& lengths,
+                     const std::optional<Array<bool>>& reset, uintptr_t y, const Addresses& last, bool keep,
                      double dropout, uint64_t seed, uint64_t step, const std::string& recurrence, uintptr_t stream,
                      const py::object& allocate) const {
     const BatchShape s{steps, batch, form_of(form)};

@@ -3,7 +3,7 @@
 
 #include <pybind11/numpy.h>
 
-#include "bindings/gil.h"
+#include "bindings/arrays.h"
 #include "cuda/memory.h"
 
 namespace rnnfast::cuda {
