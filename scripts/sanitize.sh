@@ -21,8 +21,9 @@ cmake --install $build --prefix $build/site >>$build/log
 cp -R python/rnnfast/. $build/site/rnnfast/
 
 # Python itself is not instrumented, so the runtime comes first by LD_PRELOAD; libstdc++ with it, or exceptions cannot
-# be followed. Python never gives its own memory back, so leaks are not looked for.
+# be followed. Python never gives its own memory back, so leaks are not looked for. Reports go to the process's own
+# standard error, which pytest must not take: what it holds is lost when they end the process.
 compiler=${CXX:-c++}
 LD_PRELOAD="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libstdc++.so.6)" \
     ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
-    PYTHONPATH="$(pwd)/$build/site" python -m pytest -p no:cacheprovider "$@"
+    PYTHONPATH="$(pwd)/$build/site" python -m pytest -p no:cacheprovider --capture=sys "$@"
