@@ -14,6 +14,7 @@ __all__ = [
     "as_rows",
     "as_tokens",
     "check_state",
+    "not_in_place",
     "read_lengths",
     "read_reset",
     "read_sequences",
@@ -62,6 +63,13 @@ def as_rows(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any])
     if fits and array.strides[-1] == size and all(stride % size == 0 for stride in array.strides):
         return array
     return as_float(name, array, shape, dtype)
+
+
+def not_in_place(array: Array) -> str:
+    """What keeps an array from being written to where it is: why its flags are not those of a C array."""
+    if not array.flags.writeable:
+        return "a read-only array"
+    return f"strides {array.strides}" if not array.flags.c_contiguous else "an array at an odd address"
 
 
 def as_tokens(name: str, array: Array, vocabulary: int) -> NDArray[np.int32]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._check import integer
-from ._inputs import as_array, as_float, as_tokens, check_state
+from ._inputs import as_array, as_float, as_tokens, check_state, not_in_place
 from ._threads import get_num_threads
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Stream:
                 got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
                 raise ValueError(f"out must be an array of {layer.dtype} with shape {shape}, got {got}")
             if not out.flags.carray:
-                raise ValueError("out must be aligned, C-contiguous and writeable, got one that is not")
+                raise ValueError(f"out must be aligned, C-contiguous and writeable, got {not_in_place(out)}")
         y: Array | None = self._step(array, out)
         assert y is not None
         return y

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from . import _core, _cuda_dense, cuda
 from ._attention import attention, attention_backward
 from ._check import integer
-from ._inputs import as_array, as_float
+from ._inputs import as_array, as_float, not_in_place
 from ._numbers import real
 from ._threads import get_num_threads
 
@@ -224,5 +224,5 @@ def _accumulator(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     if not array.flags.carray:
-        raise ValueError(f"{name} must be aligned, C-contiguous and writeable, got one that is not")
+        raise ValueError(f"{name} must be aligned, C-contiguous and writeable, got {not_in_place(array)}")
     return array

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from . import _core, _cuda_dense, cuda
 from ._check import integer
+from ._inputs import not_in_place
 from ._numbers import finite_from_zero, positive, real
 from ._threads import get_num_threads
 from .module import Module
@@ -53,7 +54,8 @@ def _check_arrays(entry: _Entry) -> None:
             got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
             raise TypeError(f"{kind} {entry.name} must be a float32 or float64 array, got {got}")
         if not array.flags.carray:  # aligned too
-            raise ValueError(f"{kind} {entry.name} must be aligned, C-contiguous and writeable, got one that is not")
+            got = not_in_place(array)
+            raise ValueError(f"{kind} {entry.name} must be aligned, C-contiguous and writeable, got {got}")
     if entry.on_device and not isinstance(entry.grad, cuda.DeviceArray):
         got = type(entry.grad).__name__
         raise TypeError(f"gradient of parameter {entry.name} must be a DeviceArray as the parameter is, got {got}")
