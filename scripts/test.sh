@@ -1,5 +1,6 @@
 #!/bin/sh
-# Set up, then run the tests with the given pytest arguments. TORCH=1: with torch, and no torch test may be skipped.
+# Set up, then run the tests on all processors with the given pytest arguments (-n0: one after the other, as --pdb
+# needs it). TORCH=1: with torch, and no torch test may be skipped.
 set -eu
 cd "$(dirname -- "$0")/.."
 venv=${VENV:-.venv}
@@ -11,7 +12,8 @@ VENV=$venv sh scripts/setup.sh package test ${torch:+torch}
 
 results=$venv/test-results.xml
 status=0
-RNNFAST_REQUIRE_TORCH=${torch:+1} "$venv/bin/python" -m pytest --junitxml="$results" "$@" || status=$?
+RNNFAST_REQUIRE_TORCH=${torch:+1} "$venv/bin/python" -m pytest -n auto --dist worksteal \
+    --junitxml="$results" "$@" || status=$?
 if [ -n "$torch" ]; then
     "$venv/bin/python" scripts/no_torch_skips.py "$results" || status=1
 elif ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
