@@ -189,6 +189,18 @@ LAYER_CASES = {
     # Linear and Embedding
     "Linear x too narrow": (linear, lambda m: m(X[..., :4]), ValueError, ["x must", "(..., 5)", "(4, 3, 4)"]),
     "Linear x integers": (linear, lambda m: m(X.astype(int)), TypeError, ["x must", "floating point", "int64"]),
+    "Linear where of another shape": (
+        linear,
+        lambda m: m(X, where=np.ones(4, bool)),
+        ValueError,
+        ["where must", "(4, 3)", "(4,)"],
+    ),
+    "Linear where of integers": (
+        linear,
+        lambda m: m.forward(X, where=np.ones((4, 3), int)),
+        TypeError,
+        ["where must", "bool", "int64"],
+    ),
     "Linear dy too narrow": (
         linear,
         lambda m: m.backward(X, m.forward(X)[1]),

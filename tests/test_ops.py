@@ -252,6 +252,29 @@ def test_linear(dtype, data):
 
 @DTYPES
 @given(data=st.data())
+def test_linear_where(dtype, data):
+    """The rows that count have the bits they have alone; the others are not read, get zeros and add nothing."""
+    rows, width, out = (data.draw(size) for _ in range(3))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
+    where = rng.random((rows, 3)) < data.draw(st.sampled_from((0.0, 0.1, 0.6, 1.0)))
+    x, dy = numbers(rng, (rows, 3, width), dtype), numbers(rng, (rows, 3, out), dtype)
+    alone, layer = (rnnfast.Linear(width, out, dtype=dtype, seed=1) for _ in range(2))
+    y, cache = alone.forward(x[where])
+    dx = alone.backward(dy[where], cache)
+    x[~where], dy[~where] = np.nan, np.nan
+    for threads in (1, 3):
+        layer.zero_grad()
+        with rnnfast.threads(threads):
+            got, cache = layer.forward(x, where=where)
+            got_dx = layer.backward(dy, cache)
+            assert same_bits(layer(x, where=where), got)
+        assert same_bits(got[where], y) and same_bits(got_dx[where], dx)
+        assert not got[~where].any() and not got_dx[~where].any()
+        assert_same(layer.grads, alone.grads)
+
+
+@DTYPES
+@given(data=st.data())
 def test_embedding(dtype, data):
     rows, count, width = (data.draw(size) for _ in range(3))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))

@@ -32,20 +32,26 @@ std::shared_ptr<PackedLinear<T>> pack(const Array<T>& weight, const std::optiona
   return packed;
 }
 
+using Choice = std::optional<Array<int64_t>>;  // numbers of rows, rising
+RowChoice choice_of(const Choice& rows, int64_t all) {
+  return {all, data_or_null(rows), rows ? static_cast<int64_t>(rows->size()) : all};
+}
+
 template <class T>
-Array<T> apply_linear(const PackedLinear<T>& packed, const Array<T>& x, int threads) {
+Array<T> apply_linear(const PackedLinear<T>& packed, const Array<T>& x, const Choice& rows, int threads) {
   Array<T> y({static_cast<int64_t>(x.shape(0)), packed.out()});
   T* to = y.mutable_data();
-  without_gil([&] { linear_forward(packed, x.data(), x.shape(0), to, threads); });
+  without_gil([&] { linear_forward(packed, x.data(), choice_of(rows, x.shape(0)), to, threads); });
   return y;
 }
 
 template <class T>
-Array<T> linear_gradients(const PackedLinear<T>& packed, const Array<T>& dy, const Array<T>& x, Array<T> dweight,
-                          std::optional<Array<T>> dbias, int threads) {
+Array<T> linear_gradients(const PackedLinear<T>& packed, const Array<T>& dy, const Array<T>& x, const Choice& rows,
+                          Array<T> dweight, std::optional<Array<T>> dbias, int threads) {
   Array<T> dx({static_cast<int64_t>(x.shape(0)), packed.in()});
   const LinearBackward<T> io{
-      x.shape(0), dy.data(), x.data(), dx.mutable_data(), dweight.mutable_data(), mutable_or_null(dbias)};
+      choice_of(rows, x.shape(0)), dy.data(), x.data(), dx.mutable_data(), dweight.mutable_data(),
+      mutable_or_null(dbias)};
   without_gil([&] { linear_backward(packed, io, threads); });
   return dx;
 }
@@ -204,8 +210,8 @@ void bind_type(py::module_& m, const std::string& suffix) {
   const auto a = [](const char* name) { return py::arg(name).noconvert(); };
   py::class_<PackedLinear<T>, std::shared_ptr<PackedLinear<T>>>(m, ("PackedLinear" + suffix).c_str())
       .def(py::init(&pack<T>), a("weight"), a("bias"), "backward"_a, "threads"_a)
-      .def("forward", apply_linear<T>, a("x"), "threads"_a)
-      .def("backward", linear_gradients<T>, a("dy"), a("x"), a("dweight"), a("dbias"), "threads"_a);
+      .def("forward", apply_linear<T>, a("x"), a("rows"), "threads"_a)
+      .def("backward", linear_gradients<T>, a("dy"), a("x"), a("rows"), a("dweight"), a("dbias"), "threads"_a);
   m.def("softmax_cross_entropy", cross_entropy<T>, a("logits"), a("target"), a("weights"), "smoothing"_a, "reduction"_a,
         "threads"_a);
   m.def("linear_cross_entropy", fused_cross_entropy<T>, a("x"), a("weight"), a("bias"), a("target"), a("weights"),

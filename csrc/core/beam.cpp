@@ -149,14 +149,15 @@ Rows<const T> BeamSearch<T, E>::features(int64_t slot, int64_t i, Workspace& w, 
   int64_t query_stride = h.stride;
   if (parts_.query != nullptr) {
     query_stride = parts_.query->out();
-    parts_.query->forward(h, w.query.data(), query_stride, query_stride, {0, rows}, {0, parts_.query->panels()}, team);
+    parts_.query->forward(h, {w.query.data(), query_stride, nullptr}, query_stride, {0, rows},
+                          {0, parts_.query->panels()}, team);
     query = w.query.data();
   }
   const int64_t joined = parts_.joined->in(), out = parts_.joined->out();
   const AttentionMemory<T>& memory = memory_[static_cast<size_t>(b)];
   memory.attend(query, query_stride, parts_.memory->v, rows, w.weights.data(), w.joined.data(), joined, team);
   for (int64_t r = 0; r < rows; ++r) std::copy_n(h.base + r * h.stride, H, w.joined.data() + r * joined + E_);
-  parts_.joined->forward({w.joined.data(), joined, nullptr}, w.features.data(), out, out, {0, rows},
+  parts_.joined->forward({w.joined.data(), joined, nullptr}, {w.features.data(), out, nullptr}, out, {0, rows},
                          {0, parts_.joined->panels()}, team);
   kernels<T>().math(MathFunction::tanh, w.features.data(), w.features.data(), rows * out);
   for (int64_t r = 0; rule_.keep_attention && r < rows; ++r) {
@@ -171,7 +172,7 @@ void BeamSearch<T, E>::extend(int64_t slot, int64_t i, Workspace& w, Team& team)
   Source& s = source_[static_cast<size_t>(slot_[static_cast<size_t>(slot)])];
   const auto rows = static_cast<int64_t>(s.score.size());
   const int64_t width = parts_.output->padded_out();
-  parts_.output->forward(features(slot, i, w, team), w.logits.data(), width, -1, {0, rows},
+  parts_.output->forward(features(slot, i, w, team), {w.logits.data(), width, nullptr}, -1, {0, rows},
                          {0, parts_.output->panels()}, team);
   CrossEntropyArgs<T> args{};
   args.classes = classes_, args.logits = w.logits.data(), args.stride = width, args.target = w.zero.data();

@@ -29,24 +29,23 @@ void PackedLinear<T>::pack(const T* weight, const T* bias, const Team& team) {
 }
 
 template <class T>
-void PackedLinear<T>::forward(Rows<const T> x, T* y, int64_t stride, int64_t width, Span rows, Span panels,
-                              Team& team) const {
+void PackedLinear<T>::forward(Rows<const T> x, Rows<T> y, int64_t width, Span rows, Span panels, Team& team) const {
   GemmArgs<T> g{};
   g.n = 1, g.runs = 1, g.run_length = in_, g.run_stride = 0;
   g.a = x, g.b = w_.data();
   g.init = {bias_.data(), 0, nullptr}, g.init_panel = lanes_;
-  g.out = {y, stride, nullptr}, g.out_panel = lanes_;
+  g.out = y, g.out_panel = lanes_;
   g.width = width;
   kernels<T>().gemm(g, rows, panels, team);
 }
 
 template <class T>
-void PackedLinear<T>::input_gradient(const T* dy, T* dx, Span rows, Team& team) const {
+void PackedLinear<T>::input_gradient(const T* dy, Rows<T> dx, Span rows, Team& team) const {
   GemmArgs<T> g{};
   g.n = 1, g.runs = 1, g.run_length = padded_out(), g.run_stride = 0;
   g.a = {dy, padded_out(), nullptr}, g.b = w_back_.data();
   g.init = {zeros_.data(), 0, nullptr}, g.init_panel = 0;
-  g.out = {dx, in_, nullptr}, g.out_panel = lanes_;
+  g.out = dx, g.out_panel = lanes_;
   g.width = in_;
   kernels<T>().gemm(g, rows, {0, (in_ + lanes_ - 1) / lanes_}, team);
 }
@@ -67,10 +66,10 @@ LinearGradients<T>::LinearGradients(const PackedLinear<T>& packed, bool several,
 }
 
 template <class T>
-void LinearGradients<T>::add(const T* dy, const T* x, int64_t rows, bool first, Team& team) {
+void LinearGradients<T>::add(const T* dy, Rows<const T> x, int64_t rows, bool first, Team& team) {
   const Kernels<T>& k = kernels<T>();
   WeightGradientArgs<T> args{};
-  args.rows = rows, args.inputs = in_, args.x = {x, in_, nullptr};
+  args.rows = rows, args.inputs = in_, args.x = x;
   args.da = dy, args.da_row = panels_ * lanes_, args.da_panel = lanes_, args.first = 0, args.n = 1;
   args.gradient = first ? dw_.data() : dw_part_.data();
   args.packed = packed_[static_cast<size_t>(team.id)].data();
@@ -110,35 +109,81 @@ std::shared_ptr<PackedLinear<T>> pack_linear(const T* weight, const T* bias, int
   return packed;
 }
 
+namespace {
+
+// An array's rows as the kernels take them: the chosen ones by their addresses.
 template <class T>
-void linear_forward(const PackedLinear<T>& packed, const T* x, int64_t rows, T* y, int threads) {
-  const bool stopped = parallel(threads_for(packed.flops(rows), threads), [&](Team& team) {
+class ChosenRows {
+ public:
+  ChosenRows(T* base, int64_t width, const RowChoice& rows) : base_(base), width_(width), rows_(rows) {
+    if (rows.chosen == nullptr || base == nullptr) return;
+    for (int64_t i = 0; i < rows.count; ++i) index_.push_back(base + rows.chosen[i] * width);
+  }
+  Rows<T> view() const { return {base_, width_, rows_.chosen != nullptr ? index_.data() : nullptr}; }
+  T* operator[](int64_t i) const {
+    return rows_.chosen != nullptr ? index_[static_cast<size_t>(i)] : base_ + i * width_;
+  }
+  // This thread's share of the rows that were not chosen: those before each of its chosen ones.
+  void zero_others(const Team& team) const {
+    if (rows_.chosen == nullptr) return;
+    const Span own = part_of(rows_.count, team.id, team.count);
+    int64_t next = own.begin > 0 ? rows_.chosen[own.begin - 1] + 1 : 0;
+    for (int64_t i = own.begin; i < own.end; ++i) {
+      zero(next, rows_.chosen[i]);
+      next = rows_.chosen[i] + 1;
+    }
+    if (team.id == team.count - 1) zero(next, rows_.all);
+  }
+
+ private:
+  void zero(int64_t begin, int64_t end) const { std::fill(base_ + begin * width_, base_ + end * width_, T(0)); }
+
+  T* base_;
+  int64_t width_;
+  const RowChoice& rows_;
+  std::vector<T*> index_;
+};
+
+}  // namespace
+
+template <class T>
+void linear_forward(const PackedLinear<T>& packed, const T* x, const RowChoice& rows, T* y, int threads) {
+  const ChosenRows<const T> from(x, packed.in(), rows);
+  const ChosenRows<T> to(y, packed.out(), rows);
+  const bool stopped = parallel(threads_for(packed.flops(rows.count), threads), [&](Team& team) {
     // Rows are dealt out, or panels where each thread would have only few rows.
-    const bool by_row = rows >= kMaxTileRows * team.count;
-    const Span own = by_row ? part_of(rows, team.id, team.count) : Span{0, rows};
+    const bool by_row = rows.count >= kMaxTileRows * team.count;
+    const Span own = by_row ? part_of(rows.count, team.id, team.count) : Span{0, rows.count};
     const Span panels = by_row ? Span{0, packed.panels()} : part_of(packed.panels(), team.id, team.count);
-    packed.forward({x, packed.in(), nullptr}, y, packed.out(), packed.out(), own, panels, team);
+    packed.forward(from.view(), to.view(), packed.out(), own, panels, team);
+    to.zero_others(team);
   });
   if (stopped) throw Interrupted();
 }
 
 template <class T>
 void linear_backward(const PackedLinear<T>& packed, const LinearBackward<T>& io, int threads) {
-  threads = threads_for(2 * packed.flops(io.rows), threads);
-  const int64_t out = packed.out(), padded = packed.padded_out();
+  const int64_t out = packed.out(), padded = packed.padded_out(), count = io.rows.count;
+  threads = threads_for(2 * packed.flops(count), threads);
   LinearGradients<T> gradients(packed, false, threads);
+  const ChosenRows<const T> given(io.dy, out, io.rows), x(io.x, packed.in(), io.rows);
+  const ChosenRows<T> dx(io.dx, packed.in(), io.rows);
+  const bool copied = out != padded || io.rows.chosen != nullptr;
   Buffer<T> copy;
-  if (out != padded) copy = Buffer<T>(io.rows * padded);
+  if (copied) copy = Buffer<T>(count * padded);
   const bool stopped = parallel(threads, [&](Team& team) {
-    const Span rows = part_of(io.rows, team.id, team.count);
-    for (int64_t r = rows.begin; out != padded && r < rows.end; ++r) {
-      std::copy_n(io.dy + r * out, out, copy.data() + r * padded);
+    const Span rows = part_of(count, team.id, team.count);
+    for (int64_t r = rows.begin; copied && r < rows.end; ++r) {
+      std::copy_n(given[r], out, copy.data() + r * padded);
       std::fill_n(copy.data() + r * padded + out, padded - out, T(0));
     }
-    const T* dy = out != padded ? copy.data() : io.dy;
-    if (io.dx != nullptr) packed.input_gradient(dy, io.dx, rows, team);
+    const T* dy = copied ? copy.data() : io.dy;
+    if (io.dx != nullptr) {
+      packed.input_gradient(dy, dx.view(), rows, team);
+      dx.zero_others(team);
+    }
     if (team_barrier(team)) return;
-    gradients.add(dy, io.x, io.rows, true, team);
+    gradients.add(dy, x.view(), count, true, team);
     if (team_barrier(team)) return;
     gradients.commit(io.dweight, io.dbias, team);
   });
@@ -149,7 +194,7 @@ void linear_backward(const PackedLinear<T>& packed, const LinearBackward<T>& io,
   template class PackedLinear<T>;                                                                         \
   template class LinearGradients<T>;                                                                      \
   template std::shared_ptr<PackedLinear<T>> pack_linear(const T*, const T*, int64_t, int64_t, bool, int); \
-  template void linear_forward(const PackedLinear<T>&, const T*, int64_t, T*, int);                       \
+  template void linear_forward(const PackedLinear<T>&, const T*, const RowChoice&, T*, int);              \
   template void linear_backward(const PackedLinear<T>&, const LinearBackward<T>&, int);
 RNNFAST_INSTANTIATE(float)
 RNNFAST_INSTANTIATE(double)

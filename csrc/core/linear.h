@@ -31,9 +31,9 @@ class PackedLinear {
   double flops(int64_t rows) const { return 2.0 * static_cast<double>(rows) * static_cast<double>(in_ * out_); }
 
   // y = x W^T + b; with `width` = out() rows of y end there, with -1 they are padded_out() wide.
-  void forward(Rows<const T> x, T* y, int64_t stride, int64_t width, Span rows, Span panels, Team& team) const;
+  void forward(Rows<const T> x, Rows<T> y, int64_t width, Span rows, Span panels, Team& team) const;
   // dx = dy W, dy (row -> padded_out(), zeros in the padding), dx (row -> in()).
-  void input_gradient(const T* dy, T* dx, Span rows, Team& team) const;
+  void input_gradient(const T* dy, Rows<T> dx, Span rows, Team& team) const;
 
  private:
   int64_t in_, out_, lanes_, panels_;
@@ -47,7 +47,7 @@ class LinearGradients {
   // `several`: add() is called more than once.
   LinearGradients(const PackedLinear<T>& packed, bool several, int threads);
   // The sums over `rows` rows of dy (row -> padded_out()) and x (row -> in()): this thread's share.
-  void add(const T* dy, const T* x, int64_t rows, bool first, Team& team);
+  void add(const T* dy, Rows<const T> x, int64_t rows, bool first, Team& team);
   // dweight (out, in) and dbias (out), or null, += what was gathered; behind a barrier.
   void commit(T* dweight, T* dbias, const Team& team) const;
 
@@ -57,9 +57,17 @@ class LinearGradients {
   std::vector<Buffer<T>> x_packed_, packed_;   // a thread's block of rows of x and of dy
 };
 
+// Which rows of arrays of `all` rows take part: the `count` ones of `chosen`, in rising order, or, with null, all. The
+// others are zeros where an array is assigned.
+struct RowChoice {
+  int64_t all;
+  const int64_t* chosen;
+  int64_t count;
+};
+
 // x [rows, in], y [rows, out].
 template <class T>
-void linear_forward(const PackedLinear<T>& packed, const T* x, int64_t rows, T* y, int threads);
+void linear_forward(const PackedLinear<T>& packed, const T* x, const RowChoice& rows, T* y, int threads);
 
 template <class T>
 std::shared_ptr<PackedLinear<T>> pack_linear(const T* weight, const T* bias, int64_t in, int64_t out, bool backward,
@@ -68,7 +76,7 @@ std::shared_ptr<PackedLinear<T>> pack_linear(const T* weight, const T* bias, int
 // dx [rows, in] is assigned, dweight and dbias are added to; each may be null. `packed` has the weights of the forward.
 template <class T>
 struct LinearBackward {
-  int64_t rows;
+  RowChoice rows;
   const T *dy, *x;  // [rows, out], [rows, in]
   T *dx, *dweight, *dbias;
 };

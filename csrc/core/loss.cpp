@@ -110,7 +110,7 @@ class LinearLossPass {
         }
         if (team_barrier(team)) return;
         if (!gradient_) continue;
-        gradients_[0].add(logits_[0].data(), io_.x + begin * io_.in, count, begin == 0, team);
+        gradients_[0].add(logits_[0].data(), {io_.x + begin * io_.in, io_.in, nullptr}, count, begin == 0, team);
         if (team_barrier(team)) return;
       }
       if (gradient_ && rows_ > 0) gradients_[0].commit(io_.dweight, io_.dbias, team);
@@ -124,10 +124,10 @@ class LinearLossPass {
   void chunk(int64_t begin, int64_t first, int64_t count, Team& team) {
     const int64_t width = packed_.padded_out(), row = begin + first;
     T* logits = gradient_ ? logits_[0].data() + first * width : logits_[static_cast<size_t>(team.id)].data();
-    packed_.forward({io_.x + row * io_.in, io_.in, nullptr}, logits, width, -1, {0, count}, {0, packed_.panels()},
-                    team);
+    packed_.forward({io_.x + row * io_.in, io_.in, nullptr}, {logits, width, nullptr}, -1, {0, count},
+                    {0, packed_.panels()}, team);
     losses_.take(row, count, logits, width, io_.classes, gradient_ ? logits : nullptr, width);
-    if (gradient_) packed_.input_gradient(logits, io_.dx + row * io_.in, {0, count}, team);
+    if (gradient_) packed_.input_gradient(logits, {io_.dx + row * io_.in, io_.in, nullptr}, {0, count}, team);
   }
 
   int64_t rows_;

@@ -148,7 +148,7 @@ void Sampler<T, E>::sample(const SamplingRule& rule, int64_t length, int64_t* id
     const Span own = part_of(B, team.id, team.count), panels = part_of(output_->panels(), team.id, team.count);
     const auto wait = [&] { return team.count > 1 && team_barrier(team); };
     for (int64_t i = 0; i < length; ++i) {
-      output_->forward(stepper_.outputs(), logits_.data(), width, -1, {0, B}, panels, team);
+      output_->forward(stepper_.outputs(), {logits_.data(), width, nullptr}, -1, {0, B}, panels, team);
       if (wait()) return;
       for (int64_t b = own.begin; b < own.end; ++b) {
         const int32_t id =

@@ -25,6 +25,7 @@ class _LinearCache(NamedTuple):
     x: Any  # (rows, in), a copy; on a device as it came
     packed: Any  # the weights of the forward pass
     leading: tuple[int, ...]
+    chosen: NDArray[np.int64] | None = None  # the rows that count
 
 
 class _EmbeddingCache(NamedTuple):
@@ -47,6 +48,18 @@ def _floats(name: str, value: Any, width: int, dtype: np.dtype[Any]) -> Array:
     if array.ndim == 0 or array.shape[-1] != width:
         raise ValueError(f"{name} must have shape (..., {width}), got {array.shape}")
     return as_float(name, array, array.shape, dtype)
+
+
+def _chosen(where: Any, leading: tuple[int, ...]) -> NDArray[np.int64] | None:
+    """The numbers of the rows that `where` picks, or None for all of them."""
+    if where is None:
+        return None
+    array = np.asarray(where)
+    if array.dtype != np.bool_:
+        raise TypeError(f"where must be bool, got dtype {array.dtype}")
+    if array.shape != leading:
+        raise ValueError(f"where must have shape {leading}, got {array.shape}")
+    return np.flatnonzero(array)
 
 
 def _cache(cache: Any, kind: type, owner: Module) -> Any:
@@ -159,29 +172,36 @@ class Linear(_Dense):
         weight = _own(f"{what}weight", of["weight"], (self.out_features, self.in_features), self.dtype)
         return weight, _own(f"{what}bias", of["bias"], (self.out_features,), self.dtype) if self.bias else None
 
-    def __call__(self, x: Any) -> Array:
-        """(..., in_features) to (..., out_features)."""
+    def __call__(self, x: Any, *, where: Any = None) -> Array:
+        """(..., in_features) to (..., out_features).
+
+        `where` (...) booleans picks the rows that count, on the CPU: y is 0 in the others, whose x is not read.
+        """
         if self.device is not None:
+            self._check_no_choice(where)
             return self._on_device(_cuda_dense.floats("x", x, self.in_features), self._frozen or self.params)
         array = _floats("x", x, self.in_features, self.dtype)
         packed = self._frozen if self._frozen is not None else self.pack()
-        y: Array = packed.forward(array.reshape(-1, self.in_features), get_num_threads())
+        rows = array.reshape(-1, self.in_features)
+        y: Array = packed.forward(rows, _chosen(where, array.shape[:-1]), get_num_threads())
         return y.reshape(*array.shape[:-1], self.out_features)
 
     def forward(
-        self, x: Any, training: bool = True, rng: CounterRng | None = None, *, copy: bool = True
+        self, x: Any, training: bool = True, rng: CounterRng | None = None, *, copy: bool = True, where: Any = None
     ) -> tuple[Array, Any]:
         """As a call, and with the cache that backward needs; training and rng make no difference here. Without `copy`
         the cache may hold x itself, which must not be written to before backward."""
         self._check_unfrozen()
         if self.device is not None:
+            self._check_no_choice(where)
             on_device, params = _cuda_dense.floats("x", x, self.in_features), _copies(self.params)
             return self._on_device(on_device, params), _LinearCache(self, on_device, params, on_device.shape[:-1])
         array = _floats("x", x, self.in_features, self.dtype)
         leading = array.shape[:-1]
         rows = array.reshape(-1, self.in_features)
-        cache = _LinearCache(self, rows.copy() if copy else rows, self.pack(backward=True), leading)
-        y: Array = cache.packed.forward(rows, get_num_threads())
+        chosen = _chosen(where, leading)
+        cache = _LinearCache(self, rows.copy() if copy else rows, self.pack(backward=True), leading, chosen)
+        y: Array = cache.packed.forward(rows, chosen, get_num_threads())
         return y.reshape(*leading, self.out_features), cache
 
     def backward(self, dy: Any, cache: Any) -> Array:
@@ -194,8 +214,12 @@ class Linear(_Dense):
             return result
         dy = as_float("dy", dy, (*cache.leading, self.out_features), self.dtype).reshape(-1, self.out_features)
         grads = self._arrays(self.grads, "the gradient of ")
-        dx: Array = cache.packed.backward(dy, cache.x, *grads, get_num_threads())
+        dx: Array = cache.packed.backward(dy, cache.x, cache.chosen, *grads, get_num_threads())
         return dx.reshape(*cache.leading, self.in_features)
+
+    def _check_no_choice(self, where: Any) -> None:
+        if where is not None:
+            raise ValueError("where must be None on a device, whose products take all rows")
 
     def _on_device(self, x: Any, params: Any) -> Any:
         return _cuda_dense.linear_forward(x, params["weight"], params.get("bias"))

@@ -28,6 +28,11 @@ Array = NDArray[Any]
 KINDS = ("dot", "general", "additive")
 
 
+def _before(lengths: Any, memory: Array) -> Any:
+    """(S, B): the steps of the memory that count, or None where all do."""
+    return None if lengths is None else np.arange(len(memory))[:, None] < np.asarray(lengths)
+
+
 class _Cache(NamedTuple):
     query: Array
     keys: Array
@@ -110,17 +115,20 @@ class Attention(Module):
         `where` (T, B) booleans picks the steps whose features are wanted; they come as rows (N, H), in order of time.
         """
         query = h if self.query is None else self.query(h)
-        context, weights = ops.attention(query, self.memory_keys(memory), memory, lengths, self.params.get("v"))
+        keys = self.memory_keys(memory, lengths)
+        context, weights = ops.attention(query, keys, memory, lengths, self.params.get("v"))
         return self._tanh(self.joined(np.concatenate([context[where], h[where]], axis=-1))), weights
 
-    def memory_keys(self, memory: Array) -> Array:
+    def memory_keys(self, memory: Array, lengths: Any = None) -> Array:
         """What queries meet: (S, B, width)."""
-        return memory if self.keys is None else self.keys(memory)
+        return memory if self.keys is None else self.keys(memory, where=_before(lengths, memory))
 
     def forward(self, h: Array, memory: Array, lengths: Any = None, where: Any = ...) -> tuple[Array, Array, Any]:
         """As a call, and with the cache for backward, which holds on to h and memory: do not write to them."""
         query, query_cache = (h, None) if self.query is None else self.query.forward(h, copy=False)
-        keys, keys_cache = (memory, None) if self.keys is None else self.keys.forward(memory, copy=False)
+        keys, keys_cache = memory, None
+        if self.keys is not None:
+            keys, keys_cache = self.keys.forward(memory, copy=False, where=_before(lengths, memory))
         context, weights = ops.attention(query, keys, memory, lengths, self.params.get("v"))
         y, joined_cache = self.joined.forward(np.concatenate([context[where], h[where]], axis=-1), copy=False)
         features = self._tanh(y)

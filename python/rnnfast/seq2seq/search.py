@@ -105,8 +105,8 @@ def search(
     keys = None
     if decoder.attention is not None:
         memory = np.ascontiguousarray(memory)
-        keys = decoder.attention.memory_keys(memory)
         lengths = np.ascontiguousarray(lengths, np.int32)
+        keys = decoder.attention.memory_keys(memory, lengths)
     rule = _core.BeamRule(
         width=o.beam_size,
         n_best=o.n_best,
