@@ -346,6 +346,24 @@ def test_weights_changed_between_forward_and_backward(cell, dtype):
     assert not same_bits(y, make_layer(problem, dtype)(x, state)[0]), "a call takes the parameters as they are now"
 
 
+@DTYPES
+@PER_CELL
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("batch, inputs_, hidden", [(1, 130, 129), (3, 5, 7), (40, 33, 65)])
+def test_parameters_read_where_they_are(cell, dtype, steps, batch, inputs_, hidden):
+    """Without copies of them: the same bits, and with a single step less memory."""
+    problem = drawn(Case(cell, steps, batch, inputs_, hidden, layers=2, bidirectional=True), cell)
+    layer = make_layer(problem, dtype)
+    x, state, _ = inputs(problem, dtype)
+    for threads in (1, 2):
+        with rnnfast.threads(threads):
+            caches = [layer.forward(x, state, copy=copied)[2] for copied in (True, False)]
+            sizes = [cache.nbytes for cache in caches]
+            assert sizes[1] < sizes[0] if steps == 1 else sizes[1] == sizes[0]
+            copied, read = (backward(layer, problem, cache, dtype) for cache in caches)
+        assert_same(read, copied)
+
+
 @PER_CELL
 def test_what_was_handed_out_or_in_may_be_overwritten(cell):
     problem = drawn(Case(cell, 6, 5, 7, 33, layers=2, lengths="random", reset=True), cell)

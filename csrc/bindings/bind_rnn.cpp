@@ -58,11 +58,12 @@ class Rnn {
     return packed;
   }
 
-  // x (T, B, I), or tokens (T, B); batch first: (B, T, ...). Returns y, the states and, if `keep`, the cache.
+  // x (T, B, I), or tokens (T, B); batch first: (B, T, ...). Returns y, the states and, if `keep`, the cache; without
+  // `copy` that one may read the parameters where they are.
   py::tuple forward(const std::optional<Array<T>>& x, const std::optional<Array<int32_t>>& tokens, bool batch_first,
                     const OptionalArrays<T>& state0, const std::optional<Array<int32_t>>& lengths,
-                    const std::optional<Array<bool>>& reset, bool keep, double dropout, uint64_t seed, uint64_t step,
-                    std::shared_ptr<PackedRnn<T, E>> packed, int threads) const {
+                    const std::optional<Array<bool>>& reset, bool keep, bool copy, double dropout, uint64_t seed,
+                    uint64_t step, std::shared_ptr<PackedRnn<T, E>> packed, int threads) const {
     const py::array& in_array = x ? static_cast<const py::array&>(*x) : static_cast<const py::array&>(*tokens);
     const int64_t steps = in_array.shape(batch_first ? 1 : 0), batch = in_array.shape(batch_first ? 0 : 1);
     const int64_t width = x ? config_.input : 1, out_width = config_.directions * config_.hidden;
@@ -88,7 +89,7 @@ class Rnn {
       states[static_cast<size_t>(k)] = std::move(last);
     }
     RnnConfig config = config_;
-    config.dropout = dropout;
+    config.dropout = dropout, config.weights_stay = !copy;
     auto cache = std::make_unique<Cache<T, E>>();
     cache->batch_first = batch_first, cache->one_hot = tokens.has_value();
     without_gil([&] {
@@ -136,7 +137,7 @@ class Rnn {
       io.dstate0[k] = first.mutable_data();
       dstates[static_cast<size_t>(k)] = std::move(first);
     }
-    io.gradients = gradients_.data();
+    io.gradients = gradients_.data(), io.weights = weights_.data();
     without_gil([&] { rnn_backward<T, E>(cache, io, whole, threads); });
     if constexpr (std::is_same_v<T, E>) {
       if (owner != nullptr) *owner = std::move(cache.x);
@@ -220,8 +221,8 @@ void bind_type(py::module_& m, const std::string& suffix) {
       .def(py::init<const std::string&, int64_t, int64_t, int, int, bool, OptionalArrays<T>, OptionalArrays<T>>())
       .def("pack", [](const Rnn<T, E>& r) { return std::const_pointer_cast<Packed>(r.pack()); })
       .def("forward", &Rnn<T, E>::forward, py::arg("x"), py::arg("tokens"), py::arg("batch_first"), py::arg("state"),
-           py::arg("lengths"), py::arg("reset"), py::arg("keep"), py::arg("dropout"), py::arg("seed"), py::arg("step"),
-           py::arg("packed"), py::arg("threads"))
+           py::arg("lengths"), py::arg("reset"), py::arg("keep"), py::arg("copy"), py::arg("dropout"), py::arg("seed"),
+           py::arg("step"), py::arg("packed"), py::arg("threads"))
       .def("backward", &Rnn<T, E>::backward, py::arg("cache"), py::arg("dy"), py::arg("dstate"), py::arg("want_dx"),
            py::arg("want_dstate0"), py::arg("keep"), py::arg("threads"))
       .def("stepper", [](const Rnn<T, E>& r, std::shared_ptr<Packed> packed, int64_t batch, int threads) {

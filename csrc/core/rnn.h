@@ -156,7 +156,7 @@ struct RnnBackward {
   T* dstate0[kMaxStates];  // or null
   const RnnGradients<T>* gradients;
   bool assign;                   // gradients are not added to what is there
-  const RnnWeights<T>* weights;  // those of forward, where the configuration says that they stay; else null
+  const RnnWeights<T>* weights;  // those of forward: read where the configuration says that they stay
 };
 
 // Where dx may be written, [T, B, I], if the cache is not kept: over the copy of x. Null where that has another layout.

@@ -88,6 +88,7 @@ class _Rnn(Generic[_Array, _Packed, _Cache, _Stepper]):
         lengths: _Ids | None,
         reset: NDArray[np.bool_] | None,
         keep: bool,
+        copy: bool,
         dropout: float,
         seed: int,
         step: int,

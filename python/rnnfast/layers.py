@@ -155,7 +155,7 @@ class Recurrent(Module):
         Raises:
             TypeError, ValueError: an argument is wrong; the message names it.
         """
-        y, new_state, _ = self._run(x, state, lengths, reset, keep=False, rng=None)
+        y, new_state, _ = self._run(x, state, lengths, reset, keep=False)
         return y, new_state
 
     def forward(
@@ -167,8 +167,12 @@ class Recurrent(Module):
         reset: Any = None,
         training: bool = True,
         rng: CounterRng | None = None,
+        copy: bool = True,
     ) -> tuple[Array, State, Cache]:
         """As a call, and with the cache that `backward` needs.
+
+        Without `copy` the cache may read the parameters where they are, which must not be written to before `backward`:
+        a call of a single step then copies none of them, which takes longer than all else.
 
         With `training`, the outputs of all layers but the last are dropped with probability `dropout`, by the counter
         of `rng` (the layer's own where it is None), which then moves on by T steps.
@@ -177,14 +181,21 @@ class Recurrent(Module):
             raise RuntimeError("forward needs the parameters as they are now: call unfreeze() first")
         if rng is not None and not isinstance(rng, CounterRng):
             raise TypeError(f"rng must be a rnnfast.random.CounterRng or None, got {rng!r}")
-        y, new_state, cache = self._run(
-            x, state, lengths, reset, keep=True, rng=(rng or self.rng) if training and self.dropout > 0 else None
-        )
+        rng = (rng or self.rng) if training and self.dropout > 0 else None
+        y, new_state, cache = self._run(x, state, lengths, reset, keep=True, copy=bool(copy), rng=rng)
         assert cache is not None
         return y, new_state, cache
 
     def _run(
-        self, x: Any, state: State, lengths: Any, reset: Any, *, keep: bool, rng: CounterRng | None
+        self,
+        x: Any,
+        state: State,
+        lengths: Any,
+        reset: Any,
+        *,
+        keep: bool,
+        copy: bool = True,
+        rng: CounterRng | None = None,
     ) -> tuple[Array, State, Cache | None]:
         if self.device is not None:
             return self._run_on_device(x, state, lengths, reset, keep, rng)
@@ -198,6 +209,7 @@ class Recurrent(Module):
             seq.lengths,
             seq.reset,
             keep,
+            copy,
             self.dropout if rng is not None else 0.0,
             rng.seed if rng is not None else 0,
             rng.step if rng is not None else 0,
