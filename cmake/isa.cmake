@@ -57,6 +57,11 @@ function(rnnfast_add_isas target)
      int main() { __m512 a = _mm512_set1_ps(1); __m512bh b = _mm512_cvtne2ps_pbh(a, a);
                   return int(_mm512_reduce_add_ps(_mm512_dpbf16_ps(a, b, b))); }")
   rnnfast_isa(
+    ${target} avx512_amx __x86_64__
+    "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mamx-tile;-mamx-bf16;-mfma;-mprefer-vector-width=512"
+    "#include <immintrin.h>
+     int main() { _tile_zero(0); _tile_dpbf16ps(0, 1, 2); _tile_release(); return 0; }")
+  rnnfast_isa(
     ${target} neon __aarch64__ ""
     "#include <arm_neon.h>
      int main() { float32x4_t a = vdupq_n_f32(1); return int(vaddvq_f32(vfmaq_f32(a, a, a))); }")

@@ -191,13 +191,16 @@ for _ in range(3):
 
 
 @HAS_CONTROL
+@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_signal_handler_during_a_call_has_the_callers_mode(threads):
-    """And may call the library."""
+def test_a_signal_handler_during_a_call_has_the_callers_mode(threads, compute_dtype):
+    """And may call the library, which in bfloat16 may have registers of its own."""
     code = """
 import signal, sys, numpy as np, rnnfast
 rnnfast.set_num_threads(int(sys.argv[1]))
-layer, other = rnnfast.LSTM(64, 256, seed=1), rnnfast.GRU(8, 16, seed=1)
+layer, other = (
+    kind(*sizes, seed=1, compute_dtype=sys.argv[2]) for kind, *sizes in ((rnnfast.LSTM, 64, 256), (rnnfast.GRU, 8, 16))
+)
 x, small = np.ones((1000, 16, 64), np.float32), np.ones((5, 2, 8), np.float32)
 expected, of_other = layer(x)[0], other(small)[0]
 denormals = []
@@ -211,7 +214,7 @@ while len(denormals) < 10:
 signal.setitimer(signal.ITIMER_REAL, 0)
 assert set(denormals) == {5e-311}, denormals
 """
-    in_python(code, str(threads))
+    in_python(code, str(threads), compute_dtype)
 
 
 # --- Threads ----------------------------------------------------------------------------------------------------------

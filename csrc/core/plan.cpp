@@ -15,7 +15,8 @@ constexpr int64_t kSequencesForWeights = 10;     // a thread: with fewer, weight
 constexpr int64_t kWeightsOfACore = 128 * 1024;  // of R: they stay in a core's L2 beside the rest
 constexpr int64_t kSweptCaches = 4;              // beyond so many L2 of weights hardly anything is found there again
 constexpr int64_t kSweptPanels = 4;              // of a group; in larger ones the last read is W's alone
-constexpr int64_t kChunkBytes = 256 * 1024;      // of pre-activations that wait for their step in L2
+constexpr int64_t kChunkBytes = 256 * 1024;      // of pre-activations that wait for their step, at least, and at most:
+constexpr int64_t kMostChunkBytes = 2 << 20;     // as many as weights are read for them
 
 }  // namespace
 
@@ -80,12 +81,13 @@ double product_flops(const RnnConfig& config, const Schedule& schedule, bool one
 }
 
 template <class T, class E>
-ThreadScratch<T, E>::ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, bool inputs, bool unpacked) {
+ThreadScratch<T, E>::ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, int64_t input_bytes,
+                                   bool unpacked) {
   const Kernels<T, E>& k = kernels<T, E>();
   // The team may turn out smaller than planned, so a thread has room for any part.
   const int64_t row_bytes = plan.panels * cell.pre_activations * k.lanes * static_cast<int64_t>(sizeof(T));
-  chunk_rows_ = inputs ? std::min(std::max(plan.batch, kChunkBytes / row_bytes), std::max<int64_t>(rows, 1)) : 0;
-  chunk_rows_ = inputs ? std::max(chunk_rows_, std::min<int64_t>(plan.batch, rows)) : 0;
+  const int64_t chunk = std::clamp(input_bytes, kChunkBytes, kMostChunkBytes) / row_bytes;
+  chunk_rows_ = input_bytes > 0 ? std::min(std::max(plan.batch, chunk), std::max<int64_t>(rows, 1)) : 0;
   pre_ = Buffer<T>(chunk_rows_ * plan.panels * cell.pre_activations * k.lanes);
   step_rows_ = Buffer<unsigned char>(plan.batch * k.step_row_bytes);
   x_rows_ = Buffer<const E*>(std::max(chunk_rows_, unpacked ? plan.batch : 0));
@@ -95,6 +97,13 @@ ThreadScratch<T, E>::ThreadScratch(const Plan& plan, const CellShape& cell, int6
 template <class T, class E>
 Scratch<T, E> ThreadScratch<T, E>::view() {
   return {pre_.data(), chunk_rows_, step_rows_.data(), x_rows_.data(), weights_.data()};
+}
+
+template <class T, class E>
+int64_t input_weight_bytes(const RnnConfig& config) {
+  const int64_t inputs = std::max(config.input, config.layers > 1 ? config.directions * config.hidden : 0);
+  return inputs * cell_shape(config.cell).input.count * config.hidden * static_cast<int64_t>(sizeof(E)) /
+         kernels<T, E>().depth;
 }
 
 template <class T, class E>
@@ -119,8 +128,9 @@ void single_step(const RnnConfig& config, const ForwardArgs<T, E>& args, const S
   }
 }
 
-#define RNNFAST_INSTANTIATE(T, E)     \
-  template class ThreadScratch<T, E>; \
+#define RNNFAST_INSTANTIATE(T, E)                              \
+  template class ThreadScratch<T, E>;                          \
+  template int64_t input_weight_bytes<T, E>(const RnnConfig&); \
   template void single_step(const RnnConfig&, const ForwardArgs<T, E>&, const Scratch<T, E>&, Part, bool, Team&);
 RNNFAST_INSTANTIATE(float, float)
 RNNFAST_INSTANTIATE(double, double)

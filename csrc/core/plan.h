@@ -32,12 +32,12 @@ int64_t weights_of(const RnnConfig&, bool one_hot);
 // long as its weights need to come from L2 or beyond.
 double product_flops(const RnnConfig&, const Schedule&, bool one_hot);
 
-// One thread's memory for a pass; `inputs`: room for the input products of a forward pass too; `unpacked`: and for
-// blocks of weights.
+// One thread's memory for a pass; `input_bytes`, of a layer's input weights: room for the input products of a forward
+// pass too; `unpacked`: and for blocks of weights.
 template <class T, class E = T>
 class ThreadScratch {
  public:
-  ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, bool inputs, bool unpacked = false);
+  ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, int64_t input_bytes, bool unpacked = false);
   Scratch<T, E> view();
 
  private:
@@ -47,6 +47,10 @@ class ThreadScratch {
   Buffer<unsigned char> step_rows_;
   Buffer<const E*> x_rows_;
 };
+
+// Of the widest layer's input weights as products take them.
+template <class T, class E>
+int64_t input_weight_bytes(const RnnConfig& config);
 
 // One thread's part of a call of a single step: in groups of panels, from the first or from the last. Calls that
 // alternate find what the one before read last in L2, where weights are somewhat larger than that.

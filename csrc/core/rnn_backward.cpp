@@ -53,7 +53,8 @@ BackwardPass<T, E>::BackwardPass(RnnCache<T, E>& cache, const RnnBackward<T>& io
   for (int i = 0; i < std::min(config_.layers - 1, 2); ++i)
     dy_[i] = Buffer<T>(schedule_.rows() * config_.directions * config_.hidden);
   for (int i = 0; i < plan_.threads; ++i) {
-    scratch_.emplace_back(plan_, cell_, schedule_.rows(), cache.recomputes(), cache.reads_weights());
+    scratch_.emplace_back(plan_, cell_, schedule_.rows(), cache.recomputes() ? input_weight_bytes<T, E>(config_) : 0,
+                          cache.reads_weights());
     x_packed_.emplace_back(few_ ? 0 : kSumBlock * widest_input());
     packed_.emplace_back(kSame ? 0 : kMaxTilePanels * kSumBlock / 2 * kMaxPre * L_);
   }

@@ -52,7 +52,7 @@ class ForwardPass {
     saves_ = keep_ && cell_.saved > 0 && !cache_.recomputes();
     for (int layer = 0; layer < config.layers; ++layer) allocate(layer);
     for (int i = 0; i < plan_.threads; ++i) {
-      scratch_.emplace_back(plan_, cell_, schedule_.rows(), true, unpacked_);
+      scratch_.emplace_back(plan_, cell_, schedule_.rows(), input_weight_bytes<T, E>(config), unpacked_);
       dropped_.emplace_back(!kSame && drops(0) ? config.directions * config.hidden : 0);
     }
   }

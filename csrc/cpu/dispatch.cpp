@@ -3,6 +3,11 @@
 
 #include <unistd.h>
 
+#ifdef RNNFAST_HAVE_AVX512_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 
@@ -34,6 +39,12 @@ RNNFAST_DECLARE(neon)
 #endif
 #ifdef RNNFAST_HAVE_AVX512_BF16
 namespace avx512_bf16 {
+extern const Kernels<float, Bf16x2> kernels_bf16;
+}
+#endif
+
+#ifdef RNNFAST_HAVE_AVX512_AMX
+namespace avx512_amx {
 extern const Kernels<float, Bf16x2> kernels_bf16;
 }
 #endif
@@ -70,7 +81,25 @@ bool has_avx512() {
 }
 #endif
 
+#ifdef RNNFAST_HAVE_AVX512_AMX
+// The registers are large, so Linux wants to be asked before a process uses them, and saves them from then on.
+bool has_amx() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;  // of leaf 7's edx
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM of asm/prctl.h, not old enough to rely on
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!has_avx512() || __get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  return (d & kBf16) != 0 && (d & kTile) != 0 && syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 const Target targets[] = {
+#ifdef RNNFAST_HAVE_AVX512_AMX
+    {"avx512_amx", has_amx, always, RNNFAST_TABLES(avx512, avx512_amx)},
+#endif
 #ifdef RNNFAST_HAVE_AVX512_BF16
     {"avx512_bf16", [] { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }, has_fast_bf16,
      RNNFAST_TABLES(avx512, avx512_bf16)},

@@ -185,7 +185,7 @@ template <int N, class T, class E, class Finish>
 RNNFAST_INLINE void step_tiles(Tile<T, E>& t, const StepRow<T, E>* rows, int64_t count, Span panels, bool odd,
                                const E* b, int64_t init_offset, int64_t init_base, Finish finish) {
   constexpr int L = Vec<T>::lanes;
-  alignas(64) T product[kMaxTileRows * kMaxTilePanels * kMaxPre * L];
+  alignas(64) T product[kTileRows * kMaxTilePanels * kMaxPre * L];
   const Tiling tiling(count, N, panels.end - panels.begin);
   const int64_t steps = t.runs * t.run_length, panel_bytes = t.b_panel * static_cast<int64_t>(sizeof(E));
   t.out_panel = N * L;
@@ -210,7 +210,7 @@ RNNFAST_INLINE void step_tiles(Tile<T, E>& t, const StepRow<T, E>* rows, int64_t
         t.init[m] = row[m].init + (panel - init_base) * t.init_panel + init_offset;
         t.out[m] = product + m * q_count * N * L;
       }
-      tile_of<T, E>(m_count, N, q_count)(t);
+      run_tile(t, m_count, N, q_count);
       for (int m = 0; m < m_count; ++m)
         for (int q = 0; q < q_count; ++q) finish(row[m], product + (m * q_count + q) * N * L, panel + q);
     }
@@ -281,7 +281,7 @@ void forward(const ForwardArgs<T, E>& f, const Scratch<T, E>& scratch, const Par
                              cell_forward<Cell>(f, row, product, panel, panel - pre_base);
                            });
     }
-    if (part.barrier ? team_barrier(team) : ((s & poll_mask) == 0 && team_stopped(team))) return;
+    if (part.barrier ? kernel_barrier(team) : ((s & poll_mask) == 0 && kernel_stopped(team))) return;
   }
 }
 
@@ -357,7 +357,7 @@ void backward(const BackwardArgs<T, E>& b, const Scratch<T, E>& scratch, const P
           t, rows, count, part.panels, s % 2 == 1, b.r, 0, 0,
           [&](const StepRow<T, E>& row, const T* dh, int64_t panel) { cell_backward<Cell>(b, row, dh, panel); });
     }
-    if (part.barrier ? team_barrier(team) : ((s & poll_mask) == 0 && team_stopped(team))) return;
+    if (part.barrier ? kernel_barrier(team) : ((s & poll_mask) == 0 && kernel_stopped(team))) return;
   }
 
   // The gradient of the initial h still lacks the product; one that was cut off has none.

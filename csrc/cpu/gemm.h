@@ -6,23 +6,18 @@
 
 namespace rnnfast::RNNFAST_TARGET {
 
-template <class T>
-RNNFAST_INLINE T* row_of(const Rows<T>& rows, int64_t r) {
-  return rows.index != nullptr ? rows.index[r] : rows.base + r * rows.stride;
-}
-
 // The last panel of a row whose width is no multiple of L: through a copy, so that nothing behind the row is touched.
 template <class T, class E>
 void gemm_ragged_panel(const GemmArgs<T, E>& g, Tile<T, E>& t, int64_t row, int rows, int64_t panel) {
   using V = Vec<T>;
   constexpr int L = V::lanes;
-  alignas(64) T copy[kMaxTileRows][L];
+  alignas(64) T copy[kTileRows][L];
   const int valid = static_cast<int>(g.width - panel * L);
   for (int m = 0; m < rows; ++m) {
     V::load_first(row_of(g.init, row + m) + panel * g.init_panel, valid).store(copy[m]);
     t.init[m] = t.out[m] = copy[m];
   }
-  tile_of<T, E>(rows, 1, 1)(t);
+  run_tile(t, rows, 1, 1);
   for (int m = 0; m < rows; ++m) V::load(copy[m]).store_first(row_of(g.out, row + m) + panel * g.out_panel, valid);
 }
 
@@ -35,7 +30,8 @@ struct Cut {
   RNNFAST_INLINE Cut(int64_t runs, int64_t run_length, int64_t step_bytes, int64_t part_bytes)
       : by_run(runs > 1), count(by_run ? runs : run_length), size(count) {
     const int64_t bytes = step_bytes * (by_run ? run_length : 1);
-    if (count * bytes > core_cache_bytes() / 2) size = part_bytes > bytes ? part_bytes / bytes : 1;
+    if (count * bytes <= core_cache_bytes() / 2) return;
+    size = part_bytes > bytes * kBlockOfK ? part_bytes / bytes / kBlockOfK * kBlockOfK : kBlockOfK;
   }
 };
 
@@ -92,10 +88,10 @@ void gemm(const GemmArgs<T, E>& g, Span rows, Span panels, Team& team) {
             t.init[m] = row_of(part.init, row + m) + panel * part.init_panel;
             t.out[m] = row_of(g.out, row + m) + panel * g.out_panel;
           }
-          tile_of<T, E>(m_count, g.n, q)(t);
+          run_tile(t, m_count, g.n, q);
           panel += q;
         }
-        if (i % kTilesPerPoll == 0 && team_stopped(team)) return;
+        if (i % kTilesPerPoll == 0 && kernel_stopped(team)) return;
       }
     }
   }
@@ -134,35 +130,41 @@ void gemm_unpacked(const GemmArgs<T, E>& g, const UnpackedWeights<T>& u, E* scra
           t.init[m] = k == 0 ? row_of(g.init, row + m) + panel * g.init_panel : t.out[m];
         }
         if (k > 0) t.init_panel = g.out_panel;
-        tile_of<T, E>(m_count, g.n, q_count)(t);
+        run_tile(t, m_count, g.n, q_count);
       }
     }
     t.init_panel = g.init_panel;
-    if (team_stopped(team)) return;
+    if (kernel_stopped(team)) return;
   }
 }
 
 // The product with transposed weights, as gradients of inputs need it, from the weights as the caller has them; k is
-// cut where panels of hidden units end, and the rows of a panel lie side by side.
+// cut where panels of hidden units end (and where k goes in blocks, one of those), and the rows of a panel lie side by
+// side.
 template <class T, class E>
 void gemm_transposed_unpacked(const GemmArgs<T, E>& g, const UnpackedWeights<T>& u, E* scratch, Span rows, Span panels,
                               Team& team) {
   constexpr int L = Vec<T>::lanes;
   if (rows.begin >= rows.end) return;
+  constexpr int64_t kRuns = kBlockOfK > 1 ? 2 : 1;
   const Tiling tiling(rows.end - rows.begin, 1, panels.end - panels.begin);
   const int64_t full_panels = g.width / L;
   GemmArgs<T, E> further = g;  // adds to what is there
   further.init = {g.out.base, g.out.stride, g.out.index}, further.init_panel = g.out_panel;
   Tile<T, E> t;
-  t.runs = 1, t.run_length = g.run_length, t.run_stride = 0;
-  t.b = scratch, t.b_panel = g.run_length * L, t.out_panel = g.out_panel;
-  for (int64_t run = 0; run < g.runs; ++run) {
+  t.run_length = g.run_length, t.run_stride = g.run_stride;
+  t.b = scratch, t.out_panel = g.out_panel;
+  for (int64_t run = 0; run < g.runs; run += kRuns) {
     const GemmArgs<T, E>& from = run == 0 ? g : further;
+    t.runs = g.runs - run < kRuns ? g.runs - run : kRuns;
+    t.b_panel = t.runs * g.run_length * L;
     t.init_panel = from.init_panel;
     for (int64_t panel = panels.begin; panel < panels.end;) {
       const int64_t end = panel >= full_panels || panels.end < full_panels ? panels.end : full_panels;
       const int64_t q = end - panel < tiling.panels ? end - panel : tiling.panels;
-      pack_transposed_panel(u.weight, u.hidden, u.width, u.run, run, {panel, panel + q}, scratch, t.b_panel);
+      for (int64_t i = 0; i < t.runs; ++i)
+        pack_transposed_panel(u.weight, u.hidden, u.width, u.run, run + i, {panel, panel + q},
+                              scratch + i * g.run_length * L, t.b_panel);
       for (int64_t i = 0; i < tiling.tiles; ++i) {
         const int64_t row = rows.begin + tiling.begin(i);
         const int m_count = static_cast<int>(tiling.begin(i + 1) - tiling.begin(i));
@@ -175,11 +177,11 @@ void gemm_transposed_unpacked(const GemmArgs<T, E>& g, const UnpackedWeights<T>&
           t.init[m] = row_of(from.init, row + m) + panel * from.init_panel;
           t.out[m] = row_of(g.out, row + m) + panel * g.out_panel;
         }
-        tile_of<T, E>(m_count, 1, static_cast<int>(q))(t);
+        run_tile(t, m_count, 1, static_cast<int>(q));
       }
       panel += q;
     }
-    if (team_stopped(team)) return;
+    if (kernel_stopped(team)) return;
   }
 }
 
@@ -206,39 +208,6 @@ void pair_rows(Rows<const E> in, int64_t width, E* out, int64_t stride, Span row
       of_rows(row, next).store(to + i);
       if (next != nullptr) next += operands<E>;
     }
-  }
-}
-
-// How the inputs of a weight gradient are cut into tiles, each of whose columns of a block of rows are packed as
-// [k][columns]. Rows of x are too far apart to be read where they are: no processor foresees that, and with a power of
-// two of columns a block of rows falls on a few sets of a cache.
-struct InputTiles {
-  int64_t tiles, size, larger;  // the first `larger` tiles have one column more than `size`
-  RNNFAST_INLINE InputTiles(int64_t count, int vectors) {
-    const int64_t limit = max_tile_rows(vectors);
-    tiles = (count + limit - 1) / limit;
-    size = count / tiles, larger = count % tiles;
-  }
-  RNNFAST_INLINE int64_t columns(int64_t i) const { return size + (i < larger); }
-  RNNFAST_INLINE int64_t begin(int64_t i) const { return i * size + (i < larger ? i : larger); }
-};
-
-template <class E, int M>
-void copy_tiles(const E* row, int64_t tiles, E* to, int64_t rows) {
-  for (int64_t i = 0; i < tiles; ++i, row += M, to += M * rows) __builtin_memcpy(to, row, M * sizeof(E));
-}
-
-template <class E>
-void pack_inputs(Rows<const E> x, int64_t row0, int64_t rows, int64_t first, const InputTiles& tiling, E* packed) {
-  using Fn = void (*)(const E*, int64_t, E*, int64_t);
-  static constexpr Fn copy[kMaxTileRows + 1] = {nullptr,          copy_tiles<E, 1>, copy_tiles<E, 2>,
-                                                copy_tiles<E, 3>, copy_tiles<E, 4>, copy_tiles<E, 5>,
-                                                copy_tiles<E, 6>, copy_tiles<E, 7>, copy_tiles<E, 8>};
-  const int64_t split = tiling.begin(tiling.larger);
-  for (int64_t k = 0; k < rows; ++k) {
-    const E* row = row_of(x, row0 + k) + first;
-    if (tiling.larger > 0) copy[tiling.size + 1](row, tiling.larger, packed + k * (tiling.size + 1), rows);
-    copy[tiling.size](row + split, tiling.tiles - tiling.larger, packed + split * rows + k * tiling.size, rows);
   }
 }
 
@@ -275,17 +244,20 @@ void weight_gradient(const WeightGradientArgs<T, E>& g, Span panels, Span inputs
                 .store(g.packed + q * packed_panel + (k * g.n + n) * L);
         }
       }
+      for (int64_t k = t.count; g.packed != nullptr && k % kBlockOfK != 0; ++k)
+        for (int q = 0; q < q_count; ++q)
+          for (int n = 0; n < g.n; ++n) Vec<E>(E{}).store(g.packed + q * packed_panel + (k * g.n + n) * L);
       if (g.packed != nullptr) {
         t.da = g.packed, t.da_row = g.n * L, t.da_panel = packed_panel;
       } else {
         t.da = g.da + row0 * g.da_row + panel * g.da_panel + g.first * L, t.da_row = g.da_row, t.da_panel = g.da_panel;
       }
       for (int64_t i = 0; i < tiling.tiles; ++i) {
-        t.x = g.x_packed + tiling.begin(i) * t.count;
+        t.x = g.x_packed + tiling.place(i, t.count);
         t.out = g.gradient + panel * out_panel + (inputs.begin + tiling.begin(i)) * g.n * L;
-        weight_tile_of<T, E>(static_cast<int>(tiling.columns(i)), g.n, q_count)(t);
+        run_weight_tile(t, static_cast<int>(tiling.columns(i)), g.n, q_count);
       }
-      if (team_stopped(team)) return;
+      if (kernel_stopped(team)) return;
     }
     end = row0;
   } while (end > 0);

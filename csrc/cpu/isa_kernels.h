@@ -58,7 +58,8 @@ constexpr Kernels<T, E> make_kernels(const char* isa) {
   k.depth = depth<E>;
   k.row_pair = row_pair<E>;
   k.step_row_bytes = sizeof(StepRow<T, E>);
-#define RNNFAST_CELL_KERNELS(name, Type) k.cell[cell_##name] = {forward<Type, T, E>, backward<Type, T, E>};
+#define RNNFAST_CELL_KERNELS(name, Type) \
+  k.cell[cell_##name] = {entry<forward<Type, T, E>>, entry<backward<Type, T, E>>};
   RNNFAST_CELLS(RNNFAST_CELL_KERNELS)
 #undef RNNFAST_CELL_KERNELS
   if constexpr (!same_type<T, E>) {
@@ -69,15 +70,15 @@ constexpr Kernels<T, E> make_kernels(const char* isa) {
   k.pack_columns = pack_columns<T, E>;
   k.pack_transposed = pack_transposed<T, E>;
   k.pack_bias = pack_bias<T>;
-  k.gemm = gemm<T, E>;
-  k.gemm_transposed_unpacked = gemm_transposed_unpacked<T, E>;
-  k.weight_gradient = weight_gradient<T, E>;
+  k.gemm = entry<gemm<T, E>>;
+  k.gemm_transposed_unpacked = entry<gemm_transposed_unpacked<T, E>>;
+  k.weight_gradient = entry<weight_gradient<T, E>>;
   k.sum_rows = sum_rows<T, E>;
   k.add_gradient = add_gradient<T>;
   k.add_products = add_products<T, E>;
   k.dropout = dropout<T>;
   k.math = math<T>;
-  k.fma_loop = fma_loop<T, E>;
+  k.fma_loop = entry<fma_loop<T, E>>;
   k.read_loop = read_loop<T>;
   return k;
 }

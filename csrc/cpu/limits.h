@@ -2,29 +2,9 @@
 // `rnnfast bench` holds the kernels against what they reach.
 #pragma once
 
-#include "kernels.h"
-#include "vec_bf16.h"
+#include "tile.h"
 
 namespace rnnfast::RNNFAST_TARGET {
-
-constexpr int kChains = 12;  // more than latency times throughput of any core, and 16 registers hold them
-
-// `rounds` times kChains vectors of multiply-adds, of pairs where E holds pairs; returns their floating-point
-// operations. sink: [kChains][L], in and out, so that nothing can be left out.
-template <class T, class E>
-int64_t fma_loop(int64_t rounds, E x, T* sink) {
-  using V = Vec<T>;
-  V sum[kChains];
-#pragma GCC unroll 12
-  for (int i = 0; i < kChains; ++i) sum[i] = V::load(sink + i * V::lanes);
-  const Vec<E> factor(x);
-  for (int64_t round = 0; round < rounds; ++round)
-#pragma GCC unroll 12
-    for (int i = 0; i < kChains; ++i) sum[i] = fma(factor, factor, sum[i]);
-#pragma GCC unroll 12
-  for (int i = 0; i < kChains; ++i) sum[i].store(sink + i * V::lanes);
-  return rounds * kChains * V::lanes * 2 * depth<E>;
-}
 
 // Reads data[0 .. n), n a multiple of 8 vectors, `times` times over.
 template <class T>

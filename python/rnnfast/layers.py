@@ -342,8 +342,8 @@ class RNN(Recurrent):
         dtype: "float32" or "float64".
         compute_dtype: None computes in dtype. "bfloat16", with dtype "float32", rounds what products multiply (inputs,
             h, weights, and the gradients of pre-activations) to bf16 and adds in float32; parameters, states, gates
-            and all gradients handed out stay float32. Where the processor has no instruction for it, the same bits
-            come by emulation. On a GPU the products run on tensor cores.
+            and all gradients handed out stay float32. Where the processor has no fast instruction for it, AVX-512's
+            is emulated, to the same bits; AMX adds in an order of its own. On a GPU the products run on tensor cores.
         recompute: caches keep the states alone (h; c of an LSTM) and `backward` computes the gates again, layer by
             layer: the same bits, for less memory and the time of another forward pass.
         device: None or "cpu"; "cuda" (or "cuda:N") keeps the parameters and computes on a GPU, with dtype "float32"

@@ -1,6 +1,8 @@
 // Products of bf16 operands: those of an instruction and those that are put together from float arithmetic must have
-// the same bits, which are two fused multiply-adds, the high half first, denormals being zero. Each set of kernels is
-// compared with that, written down once more here. And rounding to bf16.
+// the same bits, which are two fused multiply-adds, the high half first, denormals being zero. AMX goes through k in
+// blocks of 16 pairs, a sum of low halves and one of high halves from zero in each. Each set of kernels is compared
+// with that, written down once more here. And rounding to bf16.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -36,10 +38,28 @@ float multiply_add(float a, float b, float c) {
   return flush(std::fma(a, b, c));
 }
 
-float dot(Bf16x2 a, Bf16x2 b, float c) {
+// AMX's sums within a block lose the sign of what is too small.
+float unsigned_zero(float x) { return x == 0 ? 0.0f : x; }
+
+// c + the products of `count` pairs, those of b `stride` apart.
+float dot(const Bf16x2* a, const Bf16x2* b, int64_t stride, int64_t count, float c, bool amx) {
   const auto high = [](Bf16x2 x) { return number(static_cast<uint16_t>(x.bits >> 16)); };
   const auto low = [](Bf16x2 x) { return number(static_cast<uint16_t>(x.bits)); };
-  return multiply_add(low(a), low(b), multiply_add(high(a), high(b), c));
+  constexpr int64_t kBlock = 16;
+  for (int64_t k = 0; k < count;) {
+    if (!amx) {
+      c = multiply_add(low(a[k]), low(b[k * stride]), multiply_add(high(a[k]), high(b[k * stride]), c));
+      ++k;
+      continue;
+    }
+    float even = 0, odd = 0;
+    for (const int64_t end = std::min(k + kBlock, count); k < end; ++k) {
+      even = unsigned_zero(multiply_add(low(a[k]), low(b[k * stride]), even));
+      odd = unsigned_zero(multiply_add(high(a[k]), high(b[k * stride]), odd));
+    }
+    c = flush(flush(c) + flush(even + odd));
+  }
+  return c;
 }
 
 class Numbers {
@@ -57,17 +77,24 @@ class Numbers {
         return static_cast<uint16_t>((random & 0x807f) | (120 + engine_() % 12) << 7);
     }
   }
+  float single_near_one() {
+    return std::bit_cast<float>((uint32_t{near_one()} << 16) | (static_cast<uint32_t>(engine_()) & 0xffff));
+  }
   float single() {
     const auto low = static_cast<uint32_t>(engine_());
     return std::bit_cast<float>((uint32_t{bf16()} << 16) | (engine_() % 8 != 0 ? low & 0xffff : 0));
   }
   Bf16x2 pair(int depth) { return {(depth > 1 ? uint32_t{bf16()} << 16 : 0) | bf16()}; }
+  uint16_t near_one() { return static_cast<uint16_t>((engine_() & 0x807f) | (120 + engine_() % 12) << 7); }
+  Bf16x2 pair_near_one(int depth) { return {(depth > 1 ? uint32_t{near_one()} << 16 : 0) | near_one()}; }
+  int64_t below(int64_t n) { return static_cast<int64_t>(engine_() % static_cast<uint64_t>(n)); }
 
  private:
   std::mt19937_64 engine_{1};
 };
 
 int failures = 0;
+bool has_amx() { return std::strcmp(rnnfast::kernels<float, Bf16x2>().isa, "avx512_amx") == 0; }
 
 void products() {
   const auto& k = rnnfast::kernels<float, Bf16x2>();
@@ -98,13 +125,66 @@ void products() {
       };
       if (!fused && !(normal(0) && normal(16))) continue;
       ++compared;
-      const float want = dot(x, w[i], init[i]);
+      const float want = dot(&x, &w[i], 0, 1, init[i], has_amx());
       if (!same(out[i], want) && ++failures <= 20)
         std::printf("%08x . %08x + %a = %a, expected %a\n", x.bits, w[i].bits, static_cast<double>(init[i]),
                     static_cast<double>(out[i]), static_cast<double>(want));
     }
   }
   std::printf("%s: %lld products of pairs\n", k.isa, static_cast<long long>(compared));
+}
+
+// Products of every shape of a tile: rows side by side, far apart and anywhere, runs of k, panels of 1 to 4 vectors,
+// and rows that end within one.
+void shapes() {
+  const auto& k = rnnfast::kernels<float, Bf16x2>();
+  const int64_t L = k.lanes;
+  Numbers numbers;
+  int64_t compared = 0;
+  for (int round = 0; round < 400; ++round) {
+    rnnfast::GemmArgs<float, Bf16x2> g{};
+    g.n = static_cast<int>(1 + numbers.below(4));
+    const bool several = numbers.below(2) == 1;  // as in the gradients of inputs, where a run is a panel's
+    g.runs = several ? 1 + numbers.below(5) : 1;
+    g.run_length = several ? (1 + numbers.below(4)) * std::max<int64_t>(L / k.depth, 1) : 1 + numbers.below(70);
+    const int64_t pairs = g.runs * g.run_length, rows = 1 + numbers.below(40), panels = 1 + numbers.below(6);
+    const int64_t a_row = several ? g.run_length + numbers.below(3) : g.run_length + numbers.below(40);
+    g.run_stride = several ? rows * a_row : 0;
+    const int64_t width = g.n == 1 ? (panels - 1) * L + 1 + numbers.below(L) : panels * g.n * L;
+    const int64_t out_row = width + numbers.below(20);
+    std::vector<Bf16x2> a(static_cast<size_t>(g.runs * rows * a_row + 64)),
+        b(static_cast<size_t>(panels * pairs * g.n * L));
+    std::vector<float> init(static_cast<size_t>(rows * out_row)), out(init.size(), 7.0f);
+    for (auto& x : a) x = numbers.pair_near_one(k.depth);
+    for (auto& x : b) x = numbers.pair_near_one(k.depth);
+    for (auto& x : init) x = numbers.single_near_one();
+    std::vector<const Bf16x2*> index;
+    for (int64_t r = 0; r < rows; ++r) index.push_back(a.data() + numbers.below(rows) * a_row);
+    const bool anywhere = numbers.below(3) == 0;
+    g.a = {a.data(), a_row, anywhere ? index.data() : nullptr}, g.b = b.data();
+    g.init = {init.data(), out_row, nullptr}, g.init_panel = g.n * L;
+    g.out = {out.data(), out_row, nullptr}, g.out_panel = g.n * L, g.width = g.n == 1 ? width : -1;
+    rnnfast::parallel(1, [&](rnnfast::Team& team) { k.gemm(g, {0, rows}, {0, panels}, team); });
+
+    std::vector<Bf16x2> row(static_cast<size_t>(pairs));
+    for (int64_t r = 0; r < rows; ++r) {
+      const Bf16x2* from = anywhere ? index[static_cast<size_t>(r)] : a.data() + r * a_row;
+      for (int64_t p = 0; p < pairs; ++p)
+        row[static_cast<size_t>(p)] = from[p / g.run_length * g.run_stride + p % g.run_length];
+      for (int64_t c = 0; c < out_row; ++c) {
+        const auto at = static_cast<size_t>(r * out_row + c);
+        const int64_t panel = c / (g.n * L), column = panel * pairs * g.n * L + c % (g.n * L);
+        const float want = c >= width ? 7.0f : dot(row.data(), b.data() + column, g.n * L, pairs, init[at], has_amx());
+        ++compared;
+        if (!same(out[at], want) && ++failures <= 20)
+          std::printf("%d vectors, %lld runs of %lld pairs, %lld rows: number %lld of row %lld is %a, expected %a\n",
+                      g.n, static_cast<long long>(g.runs), static_cast<long long>(g.run_length),
+                      static_cast<long long>(rows), static_cast<long long>(c), static_cast<long long>(r),
+                      static_cast<double>(out[at]), static_cast<double>(want));
+      }
+    }
+  }
+  std::printf("%s: %lld numbers of products of all shapes\n", k.isa, static_cast<long long>(compared));
 }
 
 uint16_t nearest(float x) {
@@ -137,6 +217,7 @@ void rounding() {
 
 int main() try {
   products();
+  shapes();
   rounding();
   if (failures > 0) std::printf("%d values are wrong\n", failures);
   return failures > 0;
