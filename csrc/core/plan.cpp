@@ -15,8 +15,8 @@ constexpr int64_t kSequencesForWeights = 10;     // a thread: with fewer, weight
 constexpr int64_t kWeightsOfACore = 128 * 1024;  // of R: they stay in a core's L2 beside the rest
 constexpr int64_t kSweptCaches = 4;              // beyond so many L2 of weights hardly anything is found there again
 constexpr int64_t kSweptPanels = 4;              // of a group; in larger ones the last read is W's alone
-constexpr int64_t kChunkBytes = 256 * 1024;      // of pre-activations that wait for their step, at least, and at most:
-constexpr int64_t kMostChunkBytes = 2 << 20;     // as many as weights are read for them
+constexpr int64_t kChunkBytes = 256 * 1024;   // of pre-activations that wait for their step in L2; or, of bf16, whose
+constexpr int64_t kMostChunkBytes = 2 << 20;  // products do not hide that W is read, as many as W has, up to these
 
 }  // namespace
 
@@ -86,7 +86,8 @@ ThreadScratch<T, E>::ThreadScratch(const Plan& plan, const CellShape& cell, int6
   const Kernels<T, E>& k = kernels<T, E>();
   // The team may turn out smaller than planned, so a thread has room for any part.
   const int64_t row_bytes = plan.panels * cell.pre_activations * k.lanes * static_cast<int64_t>(sizeof(T));
-  const int64_t chunk = std::clamp(input_bytes, kChunkBytes, kMostChunkBytes) / row_bytes;
+  constexpr int64_t most = std::is_same_v<T, E> ? kChunkBytes : kMostChunkBytes;
+  const int64_t chunk = std::clamp(input_bytes, kChunkBytes, most) / row_bytes;
   chunk_rows_ = input_bytes > 0 ? std::min(std::max(plan.batch, chunk), std::max<int64_t>(rows, 1)) : 0;
   pre_ = Buffer<T>(chunk_rows_ * plan.panels * cell.pre_activations * k.lanes);
   step_rows_ = Buffer<unsigned char>(plan.batch * k.step_row_bytes);

@@ -127,7 +127,7 @@ const Target& choose() {
   const char* forced = std::getenv("RNNFAST_ISA");
   const std::string wanted = forced != nullptr ? forced : "";
   for (const Target& target : targets)
-    if (target.usable() && (wanted.empty() ? target.fast() : wanted == target.name)) return target;
+    if ((wanted.empty() ? target.fast() : wanted == target.name) && target.usable()) return target;
   std::string have;
   for (const std::string& name : isa_names()) have += (have.empty() ? "" : ", ") + name;
   throw std::runtime_error("RNNFAST_ISA must be one of what this processor and build have (" + have + "), got '" +
