@@ -36,7 +36,7 @@ RnnStepper<T, E>::RnnStepper(const RnnConfig& config, std::shared_ptr<const Pack
       std::fill_n(half[k].data(), size, T(0));  // the padding is read as the cell's previous state
     }
   }
-  for (int i = 0; i < plan_.threads; ++i) scratch_.emplace_back(plan_, cell_, batch, 1);
+  for (int i = 0; i < plan_.threads; ++i) scratch_.emplace_back(plan_, cell_, batch, input_weight_bytes<T, E>(config));
   h_stride_ = operand_stride<T, E>(config.hidden);
   if constexpr (!kSame) {
     for (Buffer<E>& half : operand_) {

@@ -109,12 +109,38 @@ RNNFAST_INLINE void copy_block(const Tile<float, Bf16x2>& t, const Bf16x2* const
   }
 }
 
+// Up to 16 rows of V vectors in the sums from register `First` on, vector j of row(m) at offset at[j]: read and written
+// where they are if they are `even`, `stride` bytes apart, else by way of a copy.
+template <int First, int V, class Row>
+RNNFAST_INLINE void load_sums(int rows, const Row& row, const int64_t (&at)[V], bool even, int64_t stride) {
+  constexpr int L = VecF::lanes;
+  if (even) return each<V>([&]<int J>() { load_register<First + J>(row(0) + at[J], stride); });
+  alignas(64) float copy[V][kRows * L];
+  for (int j = 0; j < V; ++j)
+    for (int m = 0; m < kRows; ++m) (m < rows ? VecF::load(row(m) + at[j]) : VecF(0.0f)).store(copy[j] + m * L);
+  memory_is_written();
+  each<V>([&]<int J>() { load_register<First + J>(copy[J], L * sizeof(float)); });
+}
+template <int First, int V, class Row>
+RNNFAST_INLINE void store_sums(int rows, const Row& row, const int64_t (&at)[V], bool even, int64_t stride) {
+  constexpr int L = VecF::lanes;
+  if (even) {
+    each<V>([&]<int J>() { store_register<First + J>(row(0) + at[J], stride); });
+  } else {
+    alignas(64) float copy[V][kRows * L];
+    each<V>([&]<int J>() { store_register<First + J>(copy[J], L * sizeof(float)); });
+    memory_is_written();
+    for (int j = 0; j < V; ++j)
+      for (int m = 0; m < rows; ++m) VecF::load(copy[j] + m * L).store(row(m) + at[j]);
+  }
+  memory_is_written();
+}
+
 // M registers of rows by V vectors, from vector `first` of the panels' N * Q on.
 template <int M, int V>
 void amx_tile(Tile<float, Bf16x2>& t, int rows, int n, int first) {
   constexpr int L = VecF::lanes;
   alignas(64) Bf16x2 a_copy[M][kRows * kBlockOfK], b_copy[V][kBlockOfK * L];
-  alignas(64) float sums[M * V][kRows * L];
   const int64_t total = t.runs * t.run_length, b_stride = n * L;
   const Bf16x2* b[V];
   int64_t init[V], out[V];
@@ -128,16 +154,9 @@ void amx_tile(Tile<float, Bf16x2>& t, int rows, int n, int first) {
 
   each<M>([&]<int I>() {
     const float* const* from = t.init + I * kRows;
-    int64_t stride;
-    if (evenly_spaced(from, rows_of(I), stride)) {
-      each<V>([&]<int J>() { load_register<I * V + J>(from[0] + init[J], stride); });
-    } else {
-      for (int j = 0; j < V; ++j)
-        for (int m = 0; m < kRows; ++m)
-          (m < rows_of(I) ? VecF::load(from[m] + init[j]) : VecF(0.0f)).store(sums[I * V + j] + m * L);
-      memory_is_written();
-      each<V>([&]<int J>() { load_register<I * V + J>(sums[I * V + J], L * sizeof(float)); });
-    }
+    int64_t stride = 0;
+    const bool even = evenly_spaced(from, rows_of(I), stride);
+    load_sums<I * V, V>(rows_of(I), [&](int m) { return from[m]; }, init, even, stride);
   });
 
   const Bf16x2* a[M];
@@ -190,17 +209,10 @@ void amx_tile(Tile<float, Bf16x2>& t, int rows, int n, int first) {
 
   each<M>([&]<int I>() {
     float* const* to = t.out + I * kRows;
-    int64_t stride;
-    if (evenly_spaced(to, rows_of(I), stride)) {
-      each<V>([&]<int J>() { store_register<I * V + J>(to[0] + out[J], stride); });
-    } else {
-      each<V>([&]<int J>() { store_register<I * V + J>(sums[I * V + J], L * sizeof(float)); });
-      memory_is_written();
-      for (int j = 0; j < V; ++j)
-        for (int m = 0; m < rows_of(I); ++m) VecF::load(sums[I * V + j] + m * L).store(to[m] + out[j]);
-    }
+    int64_t stride = 0;
+    const bool even = evenly_spaced(to, rows_of(I), stride);
+    store_sums<I * V, V>(rows_of(I), [&](int m) { return to[m]; }, out, even, stride);
   });
-  memory_is_written();
 }
 
 // Two registers of rows share what they read of b; then there are sums for two vectors at a time.
@@ -218,22 +230,15 @@ RNNFAST_INLINE void run_tile(Tile<float, Bf16x2>& t, int rows, int n, int panels
 template <int V>
 void amx_weight_tile(const WeightTile<float, Bf16x2>& t, int rows, int n) {
   constexpr int L = VecF::lanes;
-  alignas(64) float sums[V][kRows * L];
-  float* out[V];
+  const int64_t row_size = n * L, stride = row_size * static_cast<int64_t>(sizeof(float));
+  int64_t at[V];
   const Bf16x2* da[V];
   for (int j = 0; j < V; ++j) {
-    out[j] = t.out + j / n * t.out_panel + j % n * L;
+    at[j] = j / n * t.out_panel + j % n * L;
     da[j] = t.da + j / n * t.da_panel + j % n * L;
   }
-  const bool whole = rows == kRows;
-  if (whole) {
-    each<V>([&]<int J>() { load_register<J>(out[J], n * L * sizeof(float)); });
-  } else {
-    for (int j = 0; j < V; ++j)
-      for (int m = 0; m < kRows; ++m) (m < rows ? VecF::load(out[j] + m * n * L) : VecF(0.0f)).store(sums[j] + m * L);
-    memory_is_written();
-    each<V>([&]<int J>() { load_register<J>(sums[J], L * sizeof(float)); });
-  }
+  const auto row = [&](int m) { return t.out + m * row_size; };
+  load_sums<0, V>(rows, row, at, rows == kRows, stride);
   const Bf16x2* x = t.x;
   for (int64_t k = 0; k < t.count; k += kBlockOfK, x += kRows * kBlockOfK) {
     load_register<4>(x, kBlockOfK * sizeof(Bf16x2));
@@ -243,15 +248,7 @@ void amx_weight_tile(const WeightTile<float, Bf16x2>& t, int rows, int n) {
       da[J] += kBlockOfK * t.da_row;
     });
   }
-  if (whole) {
-    each<V>([&]<int J>() { store_register<J>(out[J], n * L * sizeof(float)); });
-  } else {
-    each<V>([&]<int J>() { store_register<J>(sums[J], L * sizeof(float)); });
-    memory_is_written();
-    for (int j = 0; j < V; ++j)
-      for (int m = 0; m < rows; ++m) VecF::load(sums[j] + m * L).store(out[j] + m * n * L);
-  }
-  memory_is_written();
+  store_sums<0, V>(rows, row, at, rows == kRows, stride);
 }
 
 RNNFAST_INLINE void run_weight_tile(const WeightTile<float, Bf16x2>& t, int rows, int n, int panels) {
