@@ -27,6 +27,7 @@ struct Traits {
 template <class T, class E>
 struct StepRow {
   const E* a;     // of the product: h_prev [H]; backward, da of the step after
+  const E* x;     // [I], where the step brings the input product
   const T* init;  // of the product: pre-activations [panel][P][L]; backward, the cell's own gradient of h
   const T* prev[kMaxStates];
   T* state[kMaxStates];
@@ -179,16 +180,34 @@ void cell_forward(const ForwardArgs<T, E>& f, const StepRow<T, E>& row, const T*
     for (int k = 0; k < C::saved; ++k) saved[k].store(row.saved + (panel * f.panel_rows * C::saved + k) * L);
 }
 
-// Every tile of one step of this part: the product that `row.a` takes part in, then `finish(row, product, panel)`.
+// The input product of a step, for cells whose pre-activations have both products: the sums go on in registers.
+template <class T, class E>
+struct InputOfStep {
+  Tile<T, E> tile;
+  const E* w;     // [panel][I][N][L]
+  const T* bias;  // [panel][N][L]
+  RNNFAST_INLINE void place(const StepRow<T, E>* row, int count, int64_t panel) {
+    tile.b = w + panel * tile.b_panel;
+    for (int m = 0; m < count; ++m) {
+      tile.a[m] = row[m].x;
+      tile.init[m] = bias + panel * tile.init_panel;
+    }
+  }
+};
+
+// Every tile of one step of this part: the product that `row.a` takes part in, behind that of `input` if there is one,
+// then `finish(row, product, panel)`.
 // Steps alternate between both ends where weights fill L2 or more: what the step before read last is still there.
 template <int N, class T, class E, class Finish>
 RNNFAST_INLINE void step_tiles(Tile<T, E>& t, const StepRow<T, E>* rows, int64_t count, Span panels, bool odd,
-                               const E* b, int64_t init_offset, int64_t init_base, Finish finish) {
+                               const E* b, int64_t init_offset, int64_t init_base, Finish finish,
+                               InputOfStep<T, E>* input = nullptr) {
   constexpr int L = Vec<T>::lanes;
   alignas(64) T product[kTileRows * kMaxTilePanels * kMaxPre * L];
   const Tiling tiling(count, N, panels.end - panels.begin);
   const int64_t steps = t.runs * t.run_length, panel_bytes = t.b_panel * static_cast<int64_t>(sizeof(E));
   t.out_panel = N * L;
+  t.before = input != nullptr ? &input->tile : nullptr;
   const int64_t groups = (panels.end - panels.begin + tiling.panels - 1) / tiling.panels;
   const bool from_last = odd && (panels.end - panels.begin) * panel_bytes > core_cache_bytes() / 2;
   const auto group = [&](int64_t i) {
@@ -210,6 +229,7 @@ RNNFAST_INLINE void step_tiles(Tile<T, E>& t, const StepRow<T, E>* rows, int64_t
         t.init[m] = row[m].init + (panel - init_base) * t.init_panel + init_offset;
         t.out[m] = product + m * q_count * N * L;
       }
+      if (input != nullptr) input->place(row, m_count, panel);
       run_tile(t, m_count, N, q_count);
       for (int m = 0; m < m_count; ++m)
         for (int q = 0; q < q_count; ++q) finish(row[m], product + (m * q_count + q) * N * L, panel + q);
@@ -233,10 +253,22 @@ void forward(const ForwardArgs<T, E>& f, const Scratch<T, E>& scratch, const Par
   t.runs = 1, t.run_length = (f.hidden + depth<E> - 1) / depth<E>, t.run_stride = 0;
   t.b_panel = t.run_length * C::count * L, t.init_panel = C::P * L;
 
+  InputOfStep<T, E> input;
+  Tile<T, E>& w = input.tile;
+  w.runs = 1, w.run_length = (f.input + depth<E> - 1) / depth<E>, w.run_stride = 0;
+  w.b_panel = w.run_length * C::P * L, w.init_panel = C::P * L;
+  input.w = f.w, input.bias = f.bias;
+  // Worth it where all weights stay in L2 and a step has rows enough for a tile of its own.
+  const int64_t weight_bytes = own * (w.b_panel + t.b_panel) * static_cast<int64_t>(sizeof(E));
+  const bool input_by_step =
+      kInputByStep && C::input_count == C::P && C::count == C::P && f.token == nullptr && f.w != nullptr &&
+      f.r != nullptr && weight_bytes <= core_cache_bytes() &&
+      schedule.rows * sequences(part.share, schedule.batch) >= kTileRows / 2 * schedule.steps * schedule.batch;
+
   int64_t chunk_end = 0, chunk_row = 0;
   for (int64_t s = 0; s < schedule.steps; ++s) {
     const int64_t count = sequences(part.share, schedule.active[s]);
-    if (s == chunk_end && count > 0) {
+    if (s == chunk_end && count > 0 && !input_by_step) {
       int64_t total = 0;
       for (; chunk_end < schedule.steps; ++chunk_end) {
         const int64_t n = sequences(part.share, schedule.active[chunk_end]);
@@ -249,7 +281,8 @@ void forward(const ForwardArgs<T, E>& f, const Scratch<T, E>& scratch, const Par
     for (int64_t i = 0; i < count; ++i) {
       const int64_t j = part.share.first + i * part.share.stride, r = walk.row(s, j);
       StepRow<T, E>& row = rows[i];
-      row.init = scratch.pre + (chunk_row + i) * own * C::P * L;
+      row.x = input_by_step ? row_of(f.x, r) : nullptr;
+      row.init = input_by_step ? f.bias : scratch.pre + (chunk_row + i) * own * C::P * L;
       row.state[0] = row_of(f.y, r);
       const bool first = s == 0, cut = walk.cut(s, j);
       row.prev[0] = cut || first ? f.state0[0] + j * padded : row_of(f.y, walk.row(s - 1, j));
@@ -276,10 +309,12 @@ void forward(const ForwardArgs<T, E>& f, const Scratch<T, E>& scratch, const Par
         for (int64_t panel = 0; panel < own; ++panel)
           cell_forward<Cell>(f, rows[i], rows[i].init + (panel * C::P + C::first) * L, pre_base + panel, panel);
     } else if (count > 0 && own > 0) {
-      step_tiles<C::count>(t, rows, count, part.panels, s % 2 == 1, f.r, C::first * L, pre_base,
-                           [&](const StepRow<T, E>& row, const T* product, int64_t panel) {
-                             cell_forward<Cell>(f, row, product, panel, panel - pre_base);
-                           });
+      step_tiles<C::count>(
+          t, rows, count, part.panels, s % 2 == 1, f.r, C::first * L, pre_base,
+          [&](const StepRow<T, E>& row, const T* product, int64_t panel) {
+            cell_forward<Cell>(f, row, product, panel, panel - pre_base);
+          },
+          input_by_step ? &input : nullptr);
     }
     if (part.barrier ? kernel_barrier(team) : ((s & poll_mask) == 0 && kernel_stopped(team))) return;
   }

@@ -15,10 +15,11 @@ namespace rnnfast::RNNFAST_TARGET {
 // The most rows of a tile, its accumulators, and elements of k that are summed by themselves before they join the rest.
 #ifdef RNNFAST_AMX
 constexpr int kTileRows = 32, kAccumulators = 4 * kTileRows, kBlockOfK = 16;
-constexpr bool kFullTiles = true;  // one of few rows takes as long, and is not read where it is
+constexpr bool kFullTiles = true;    // one of few rows takes as long, and is not read where it is
+constexpr bool kInputByStep = true;  // its sums stay in registers for the recurrent product
 #else
 constexpr int kTileRows = kMaxTileRows, kAccumulators = kRegisters == 32 ? 24 : 12, kBlockOfK = 1;
-constexpr bool kFullTiles = false;
+constexpr bool kFullTiles = false, kInputByStep = false;
 #endif
 
 template <class T>
@@ -52,6 +53,7 @@ struct Tile {
   T* out[kTileRows];
   int64_t out_panel;
   Ahead ahead;
+  Tile* before = nullptr;  // the product that is added first, to its own init, where there is one: AMX only
 };
 
 // The same with the roles of the weight gradient: the sum runs over rows k, x[k][0 .. M) times da[k]; the result

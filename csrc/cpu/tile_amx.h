@@ -136,62 +136,60 @@ RNNFAST_INLINE void store_sums(int rows, const Row& row, const int64_t (&at)[V],
   memory_is_written();
 }
 
-// M registers of rows by V vectors, from vector `first` of the panels' N * Q on.
+// Rows of a tile that its register m has.
+RNNFAST_INLINE int rows_of(int rows, int m) { return rows - m * kRows < kRows ? rows - m * kRows : kRows; }
+
+// Adds a product to the sums: M registers of rows by V vectors, from vector `first` of the panels' N * Q on.
 template <int M, int V>
-void amx_tile(Tile<float, Bf16x2>& t, int rows, int n, int first) {
+void add_products(Tile<float, Bf16x2>& t, int rows, int n, int first) {
   constexpr int L = VecF::lanes;
   alignas(64) Bf16x2 a_copy[M][kRows * kBlockOfK], b_copy[V][kBlockOfK * L];
   const int64_t total = t.runs * t.run_length, b_stride = n * L;
-  const Bf16x2* b[V];
-  int64_t init[V], out[V];
-  for (int j = 0; j < V; ++j) {
-    const int panel = (first + j) / n, vector = (first + j) % n;
-    b[j] = t.b + panel * t.b_panel + vector * L;
-    init[j] = panel * t.init_panel + vector * L;
-    out[j] = panel * t.out_panel + vector * L;
-  }
-  const auto rows_of = [&](int m) { return rows - m * kRows < kRows ? rows - m * kRows : kRows; };
-
-  each<M>([&]<int I>() {
-    const float* const* from = t.init + I * kRows;
-    int64_t stride = 0;
-    const bool even = evenly_spaced(from, rows_of(I), stride);
-    load_sums<I * V, V>(rows_of(I), [&](int m) { return from[m]; }, init, even, stride);
-  });
-
-  const Bf16x2* a[M];
+  const Bf16x2 *a[M], *b[V];
   int64_t a_stride[M];
   bool direct = t.runs == 1 || t.run_length % kBlockOfK == 0;
   for (int i = 0; i < M; ++i) {
     a[i] = t.a[i * kRows];
-    direct = evenly_spaced(t.a + i * kRows, rows_of(i), a_stride[i]) && direct;
-    for (int m = rows_of(i); m < kRows; ++m) VecB(Bf16x2{0}).store(a_copy[i] + m * kBlockOfK);
+    direct = evenly_spaced(t.a + i * kRows, rows_of(rows, i), a_stride[i]) && direct;
+    for (int m = rows_of(rows, i); m < kRows; ++m) VecB(Bf16x2{0}).store(a_copy[i] + m * kBlockOfK);
   }
+  for (int j = 0; j < V; ++j) b[j] = t.b + (first + j) / n * t.b_panel + (first + j) % n * L;
   const char* ahead = t.ahead.next;
   const auto fetch_ahead = [&] {
     for (int64_t line = 0; line < kBlockOfK * t.ahead.step; line += 64) __builtin_prefetch(ahead + line, 0, 2);
     ahead += kBlockOfK * t.ahead.step;
   };
-  int64_t k = 0;
-  for (int64_t run = 0; direct && run < t.runs; ++run) {
-    for (int64_t end = k + t.run_length; k + kBlockOfK <= end; k += kBlockOfK) {
-      fetch_ahead();
-      each<M>([&]<int I>() {
-        load_register<4 + I>(a[I], a_stride[I]);
-        a[I] += kBlockOfK;
-      });
-      each<V>([&]<int J>() {
-        load_register<6 + J % 2>(b[J], b_stride * static_cast<int64_t>(sizeof(Bf16x2)));
-        each<M>([&]<int I>() { add_product<I * V + J, 4 + I, 6 + J % 2>(); });
-        b[J] += kBlockOfK * b_stride;
-      });
+
+  // A block is loaded behind the products of the one before, so that it is there when they end.
+  const int64_t of_run = t.run_length / kBlockOfK, blocks = direct ? t.runs * of_run : 0;
+  const auto load_b = [&]<int J>() {
+    load_register<6 + J % 2>(b[J], b_stride * static_cast<int64_t>(sizeof(Bf16x2)));
+    b[J] += kBlockOfK * b_stride;
+  };
+  const auto load = [&] {
+    each<M>([&]<int I>() {
+      load_register<4 + I>(a[I], a_stride[I]);
+      a[I] += kBlockOfK;
+    });
+    if constexpr (V <= 2) each<V>(load_b);
+  };
+  if (blocks > 0) load();
+  for (int64_t block = 0, in_run = 0; block < blocks; ++block) {
+    fetch_ahead();
+    each<V>([&]<int J>() {
+      if constexpr (V > 2) load_b.template operator()<J>();
+      each<M>([&]<int I>() { add_product<I * V + J, 4 + I, 6 + J % 2>(); });
+    });
+    if (++in_run == of_run) {
+      in_run = 0;
+      for (int i = 0; i < M; ++i) a[i] += t.run_stride - t.run_length;
     }
-    for (int i = 0; i < M; ++i) a[i] += t.run_stride - t.run_length;
+    if (block + 1 < blocks) load();
   }
-  for (; k < total; k += kBlockOfK) {
+  for (int64_t k = blocks * kBlockOfK; k < total; k += kBlockOfK) {
     const int64_t count = total - k < kBlockOfK ? total - k : kBlockOfK;
     fetch_ahead();
-    each<M>([&]<int I>() { copy_block(t, t.a + I * kRows, rows_of(I), k, count, a_copy[I]); });
+    each<M>([&]<int I>() { copy_block(t, t.a + I * kRows, rows_of(rows, I), k, count, a_copy[I]); });
     for (int j = 0; j < V; ++j)
       for (int i = 0; count < kBlockOfK && i < kBlockOfK; ++i)
         (i < count ? VecB::load(b[j] + i * b_stride) : VecB(Bf16x2{0})).store(b_copy[j] + i * L);
@@ -206,12 +204,32 @@ void amx_tile(Tile<float, Bf16x2>& t, int rows, int n, int first) {
     });
   }
   t.ahead.next = ahead;
+}
 
+// The same from init to out.
+template <int M, int V>
+void amx_tile(Tile<float, Bf16x2>& t, int rows, int n, int first) {
+  constexpr int L = VecF::lanes;
+  const Tile<float, Bf16x2>& begin = t.before != nullptr ? *t.before : t;
+  int64_t init[V], out[V];
+  for (int j = 0; j < V; ++j) {
+    const int panel = (first + j) / n, vector = (first + j) % n;
+    init[j] = panel * begin.init_panel + vector * L;
+    out[j] = panel * t.out_panel + vector * L;
+  }
+  each<M>([&]<int I>() {
+    const float* const* from = begin.init + I * kRows;
+    int64_t stride = 0;
+    const bool even = evenly_spaced(from, rows_of(rows, I), stride);
+    load_sums<I * V, V>(rows_of(rows, I), [&](int m) { return from[m]; }, init, even, stride);
+  });
+  if (t.before != nullptr) add_products<M, V>(*t.before, rows, n, first);
+  add_products<M, V>(t, rows, n, first);
   each<M>([&]<int I>() {
     float* const* to = t.out + I * kRows;
     int64_t stride = 0;
-    const bool even = evenly_spaced(to, rows_of(I), stride);
-    store_sums<I * V, V>(rows_of(I), [&](int m) { return to[m]; }, out, even, stride);
+    const bool even = evenly_spaced(to, rows_of(rows, I), stride);
+    store_sums<I * V, V>(rows_of(rows, I), [&](int m) { return to[m]; }, out, even, stride);
   });
 }
 
