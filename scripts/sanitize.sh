@@ -5,6 +5,7 @@ set -eu
 cd "$(dirname -- "$0")/.."
 venv=${VENV:-.venv}
 build=build-sanitize
+jobs=$(getconf _NPROCESSORS_ONLN)
 VENV=$venv sh scripts/setup.sh build package test
 
 # Debug keeps the asserts; the kernels are optimised in every kind of build.
@@ -14,8 +15,8 @@ mkdir -p $build
 cmake -S . -B $build -DCMAKE_BUILD_TYPE=Debug -DRNNFAST_SANITIZE=address,undefined -DRNNFAST_WERROR=ON \
     -DRNNFAST_CPP_TESTS=ON -DRNNFAST_CUDA=EMULATE -DPython_EXECUTABLE="$(command -v python)" >$build/log ||
     { cat $build/log >&2; exit 1; }
-cmake --build $build --parallel "$(getconf _NPROCESSORS_ONLN)" >>$build/log || { tail -n 40 $build/log >&2; exit 1; }
-ctest --test-dir $build --output-on-failure --no-tests=error
+cmake --build $build --parallel "$jobs" >>$build/log || { tail -n 40 $build/log >&2; exit 1; }
+ctest --test-dir $build --parallel "$jobs" --output-on-failure --no-tests=error
 rm -rf $build/site
 cmake --install $build --prefix $build/site >>$build/log
 cp -R python/rnnfast/. $build/site/rnnfast/
