@@ -26,7 +26,7 @@ PATH=$root/$venv/bin:$PATH
 CMAKE_BUILD_PARALLEL_LEVEL=$(getconf _NPROCESSORS_ONLN)
 export PATH CMAKE_BUILD_PARALLEL_LEVEL
 # Without GPU kernels; a wheel with them is RNNFAST_CUDA=ON make wheel. (A pip option for it is too new for some.)
-SKBUILD_CMAKE_DEFINE="RNNFAST_CUDA=${RNNFAST_CUDA:-OFF}${linux:+;RNNFAST_BUNDLE_LIBGOMP=ON}"
+SKBUILD_CMAKE_DEFINE="${SKBUILD_CMAKE_DEFINE:+$SKBUILD_CMAKE_DEFINE;}RNNFAST_CUDA=${RNNFAST_CUDA:-OFF}${linux:+;RNNFAST_BUNDLE_LIBGOMP=ON}"
 export SKBUILD_CMAKE_DEFINE
 # shellcheck disable=SC2086  # none or one
 "$python" -m pip wheel --disable-pip-version-check --quiet --no-deps $isolation \

@@ -179,6 +179,14 @@ ERRORS = {
         r"x must have at least one time step, got shape \(0, 1\)",
     ),
     "dense x of integers": (lambda g: dense(np.zeros((2, 3), int)), "x must be floating point, got dtype int64"),
+    "rows of a dense layer": (
+        lambda g: dense()(np.zeros((2, 3), np.float32), where=np.ones(2, bool)),
+        "where must be None on a device",
+    ),
+    "rows of a dense layer in training": (
+        lambda g: dense().forward(np.zeros((2, 3), np.float32), where=np.ones(2, bool)),
+        "where must be None on a device",
+    ),
     "recurrence": (lambda g: cuda.recurrence("fast").__enter__(), "kind must be .* got 'fast'"),
 }
 
