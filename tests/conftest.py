@@ -24,6 +24,7 @@ hypothesis.settings.load_profile("rnnfast")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "isa: correctness and exactness of the kernels, run again for every ISA")
+    config.addinivalue_line("markers", "large: of those, what runs again at length only where the vectors are others")
     config.addinivalue_line("markers", "slow: minutes long, only with RNNFAST_SLOW=1 (make test-all)")
     config.addinivalue_line("markers", "gpu: what an emulated GPU does not have, only with kernels built for one")
 

@@ -281,6 +281,9 @@ RECOMPUTED = [
     Case("", 600, 4, 7, 64, lengths="random"),
     Case("", 50, 32, 7, 129, reset=True),
     Case("", 7, 1, 17, 33, layers=2, bidirectional=True),
+    # On other instruction sets, some of which take a quarter of a minute for each, only at length.
+    pytest.param(Case("", 100, 16, 7, 129, bidirectional=True, reset=True, layers=2), marks=pytest.mark.large),
+    pytest.param(Case("", 100, 32, 7, 129, layers=2, reset=True), marks=pytest.mark.large),
 ]
 
 
