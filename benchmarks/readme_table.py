@@ -214,12 +214,13 @@ def sequences(doc):
         kind = "without attention" if name == "none" else f"{name} attention"
         for batches, step in of["steps"].items():
             cells = [f"training step, {doc['batch_size']} pairs, {batches}, {kind}", report.duration(step["rnnfast"])]
-            lines.append([*cells, f"{step['torch'] / step['rnnfast']:.2f} ×", ""])
+            lines.append([*cells, f"{step['torch'] / step['rnnfast']:.2f} ×", "", "", ""])
         for s in of["search"]:
             what = f"beam of {s['beam_size']}, {s['sources']} source{'s' * (s['sources'] > 1)}, {kind}"
             ratios = [f"{s[k] / s['rnnfast']:.2f} ×" for k in ("torch", "torch, a loop")]
-            lines.append([what, report.duration(s["rnnfast"]), *ratios])
-    head = ["", "rnnfast", "torch takes", "torch, a source at a time"]
+            others = [report.duration(s[k]) if k in s else "" for k in ("rnnfast, frozen", "least")]
+            lines.append([what, report.duration(s["rnnfast"]), *ratios, *others])
+    head = ["", "rnnfast", "torch takes", "torch, a source at a time", "rnnfast, frozen", "at least"]
     return "\n\n".join([tables.markdown(head, lines), f"torch {doc['torch']}, {where(doc['info'], doc['date'])}"])
 
 

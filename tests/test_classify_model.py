@@ -135,6 +135,24 @@ def test_copies(shape):
     assert_same(SequenceModel(**model.config).params, make("mean", **SHAPES[shape]).params)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_frozen_model_holds_its_parameters(shape):
+    model = make("mean", **SHAPES[shape])
+    x, lengths, *_ = batch("mean", SHAPES[shape].get("tokens", False))
+    expected = model(x, lengths=lengths)
+    model.freeze()
+    copied = pickle.loads(pickle.dumps(model))
+    for param in model.params.values():
+        param += 0.1
+    for frozen in (model, copied):
+        assert same_bits(frozen(x, lengths=lengths), expected)
+        with pytest.raises(RuntimeError, match="call unfreeze"):
+            frozen.forward(x, lengths=lengths)
+    model.unfreeze()
+    assert not same_bits(model(x, lengths=lengths), expected)
+    model.forward(x, lengths=lengths)
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

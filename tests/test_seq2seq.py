@@ -256,6 +256,34 @@ def test_copies_are_the_same_model():
     assert small(seed=None).config["seed"] != small(seed=None).config["seed"]
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "alone"])
+def test_a_frozen_model_holds_its_parameters(kind):
+    if kind == "alone":
+        model, sources = vector_model(embedding_size=3), np.random.default_rng(0).standard_normal((3, 3))
+    else:
+        model, sources = small(attention=kind, bridge=True, embedding_size=3), SOURCES
+    for array in model.params.values():
+        array *= 2
+
+    def results(of):
+        found = of.generate(sources, beam_size=3, n_best=3, max_length=6)
+        hypotheses = [[(h.tokens.tolist(), h.score) for h in row] for row in found]
+        return hypotheses, of.evaluate(sources, TARGETS), of.log_probabilities(sources, TARGETS).tolist()
+
+    expected = results(model)
+    model.freeze()
+    copied = pickle.loads(pickle.dumps(model))
+    for param in model.params.values():
+        param += 0.1
+    for frozen in (model, copied):
+        assert results(frozen) == expected
+        with pytest.raises(RuntimeError, match="call unfreeze"):
+            frozen.train_step(sources, TARGETS, optim.SGD(0.1))
+    model.unfreeze()
+    assert all(a != b for a, b in zip(results(model), expected, strict=True))
+    model.train_step(sources, TARGETS, optim.SGD(0.1))
+
+
 def test_configs_go_into_json():
     number, flag = np.uint8, np.bool_
     model = Seq2Seq(

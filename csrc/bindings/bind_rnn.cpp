@@ -52,9 +52,9 @@ class Rnn {
     }
   }
 
-  std::shared_ptr<const PackedRnn<T, E>> pack() const {
+  std::shared_ptr<const PackedRnn<T, E>> pack(int threads) const {
     std::shared_ptr<const PackedRnn<T, E>> packed;
-    without_gil([&] { packed = pack_rnn<T, E>(config_, weights_.data()); });
+    without_gil([&] { packed = pack_rnn<T, E>(config_, weights_.data(), threads); });
     return packed;
   }
 
@@ -219,7 +219,7 @@ void bind_type(py::module_& m, const std::string& suffix) {
       .def("reset_row", &RnnStepper<T, E>::reset_row);
   py::class_<Rnn<T, E>>(m, ("Rnn" + suffix).c_str())
       .def(py::init<const std::string&, int64_t, int64_t, int, int, bool, OptionalArrays<T>, OptionalArrays<T>>())
-      .def("pack", [](const Rnn<T, E>& r) { return std::const_pointer_cast<Packed>(r.pack()); })
+      .def("pack", [](const Rnn<T, E>& r, int threads) { return std::const_pointer_cast<Packed>(r.pack(threads)); })
       .def("forward", &Rnn<T, E>::forward, py::arg("x"), py::arg("tokens"), py::arg("batch_first"), py::arg("state"),
            py::arg("lengths"), py::arg("reset"), py::arg("keep"), py::arg("copy"), py::arg("dropout"), py::arg("seed"),
            py::arg("step"), py::arg("packed"), py::arg("threads"))

@@ -49,7 +49,8 @@ class TensorRnn {
     RnnCall<T> call;
     if (!reader_.take_weights(Items(weights), 0, call.weights, call.copies)) return nullptr;
     std::shared_ptr<const Packed> packed;
-    without_gil([&] { packed = pack_rnn<T, E>(reader_.config(), call.weights.data()); });
+    const int threads = reader_.tensors().threads();
+    without_gil([&] { packed = pack_rnn<T, E>(reader_.config(), call.weights.data(), threads); });
     return std::const_pointer_cast<Packed>(packed);
   }
 

@@ -7,6 +7,12 @@
 
 namespace rnnfast {
 
+namespace {
+
+constexpr int64_t kBlockRows = 256;  // whose products share what they read of the weights
+
+}  // namespace
+
 template <class T, class E>
 BeamSearch<T, E>::BeamSearch(RnnStepper<T, E>& stepper, const DecoderParts<T>& parts, const BeamRule& rule,
                              int max_threads)
@@ -16,9 +22,11 @@ BeamSearch<T, E>::BeamSearch(RnnStepper<T, E>& stepper, const DecoderParts<T>& p
       sources_(stepper.batch() / rule.width),
       classes_(parts.output->out()),
       inputs_(stepper.config().input),
+      block_(std::min(sources_, std::max<int64_t>(kBlockRows / rule.width, 1))),
       token_(stepper.batch()),
       source_(static_cast<size_t>(sources_)) {
   const int64_t K = rule.width, H = stepper.config().hidden, S = keys(), lanes = kernels<T>().lanes;
+  const int64_t rows = block_ * K;
   if (parts.embedding != nullptr) x_ = Buffer<T>(stepper.batch() * inputs_);
   double flops = parts.output->flops(stepper.batch());
   if (parts.memory != nullptr) {
@@ -32,15 +40,14 @@ BeamSearch<T, E>::BeamSearch(RnnStepper<T, E>& stepper, const DecoderParts<T>& p
   }
   // A step that is split has no room for more threads than it was planned for.
   threads_ = stepper_.threads() > 1 ? stepper_.threads() : threads_for(flops, max_threads);
+  if (parts.query != nullptr) query_ = Buffer<T>(rows * parts.query->out());
+  if (parts.memory != nullptr)
+    joined_ = Buffer<T>(rows * parts.joined->in()), features_ = Buffer<T>(rows * parts.joined->out());
+  logits_ = Buffer<T>(rows * parts.output->padded_out());
   for (Source& s : source_) s.score.reserve(static_cast<size_t>(K)), s.done.reserve(static_cast<size_t>(2 * K));
   for (int64_t i = 0; i < threads_; ++i) {
     Workspace w;
-    if (parts.query != nullptr) w.query = Buffer<T>(K * parts.query->out());
-    if (parts.memory != nullptr) {
-      w.joined = Buffer<T>(K * parts.joined->in()), w.features = Buffer<T>(K * parts.joined->out());
-      w.weights = Buffer<T>(K * (S + lanes));
-    }
-    w.logits = Buffer<T>(K * parts.output->padded_out());
+    if (parts.memory != nullptr) w.weights = Buffer<T>(K * (S + lanes));
     w.rows = Buffer<T>(K * (H + lanes));
     w.denominator = Buffer<T>(K), w.target_logit = Buffer<T>(K);
     w.zero = Buffer<int32_t>(K);
@@ -62,10 +69,9 @@ void BeamSearch<T, E>::run() {
   const bool stopped = parallel(static_cast<int>(threads_), [&](Team& team) {
     for (int64_t i = 0; i <= rule_.max_length && !slot_.empty(); ++i) {
       if (step(team)) return;
-      const Span own = part_of(static_cast<int64_t>(slot_.size()), team.id, team.count);
-      for (int64_t slot = own.begin; slot < own.end; ++slot)
-        extend(slot, i, workspace_[static_cast<size_t>(team.id)], team);
-      if (team_barrier(team)) return;
+      const auto slots = static_cast<int64_t>(slot_.size());
+      for (int64_t first = 0; first < slots; first += block_)
+        if (extend({first, std::min(first + block_, slots)}, i, team)) return;
       if (team.id == 0) {
         close_gaps();
         if (i == 0) spread();
@@ -137,65 +143,97 @@ void BeamSearch<T, E>::feed(int64_t row, int32_t token) {
   if (x_.size() > 0) std::copy_n(parts_.embedding + token * inputs_, inputs_, x_.data() + row * inputs_);
 }
 
-// What the output layer reads for the rows of a source.
+// y = x W^T + b, or tanh of it, of a block's rows by all threads: each takes panels where there are some for every one,
+// so that they read the weights once between them. True if the region shall stop.
 template <class T, class E>
-Rows<const T> BeamSearch<T, E>::features(int64_t slot, int64_t i, Workspace& w, Team& team) {
-  const int64_t b = slot_[static_cast<size_t>(slot)], first = slot * spacing_;
-  const auto rows = static_cast<int64_t>(source_[static_cast<size_t>(b)].score.size());
-  const Rows<const T> all = stepper_.outputs(), h{all.base + first * all.stride, all.stride, nullptr};
-  if (parts_.memory == nullptr) return h;
-  const int64_t H = stepper_.config().hidden, E_ = parts_.memory->values, S = parts_.memory->keys;
-  const T* query = h.base;
-  int64_t query_stride = h.stride;
-  if (parts_.query != nullptr) {
-    query_stride = parts_.query->out();
-    parts_.query->forward(h, {w.query.data(), query_stride, nullptr}, query_stride, {0, rows},
-                          {0, parts_.query->panels()}, team);
-    query = w.query.data();
+bool BeamSearch<T, E>::product(const PackedLinear<T>& layer, Rows<const T> x, Rows<T> y, int64_t width, int64_t rows,
+                               bool with_tanh, Team& team) const {
+  const bool by_panel = layer.panels() >= kMaxTilePanels * team.count;
+  const Span own = part_of(by_panel ? layer.panels() : rows, team.id, team.count);
+  const Span r = by_panel ? Span{0, rows} : own, panels = by_panel ? own : Span{0, layer.panels()};
+  layer.forward(x, y, width, r, panels, team);
+  const int64_t first = panels.begin * layer.lanes(), end = std::min(panels.end * layer.lanes(), layer.out());
+  for (int64_t i = r.begin; with_tanh && i < r.end; ++i) {
+    T* const of = y.base + i * y.stride + first;
+    kernels<T>().math(MathFunction::tanh, of, of, end - first);
   }
-  const int64_t joined = parts_.joined->in(), out = parts_.joined->out();
-  const AttentionMemory<T>& memory = memory_[static_cast<size_t>(b)];
-  memory.attend(query, query_stride, parts_.memory->v, rows, w.weights.data(), w.joined.data(), joined, team);
-  for (int64_t r = 0; r < rows; ++r) std::copy_n(h.base + r * h.stride, H, w.joined.data() + r * joined + E_);
-  parts_.joined->forward({w.joined.data(), joined, nullptr}, {w.features.data(), out, nullptr}, out, {0, rows},
-                         {0, parts_.joined->panels()}, team);
-  kernels<T>().math(MathFunction::tanh, w.features.data(), w.features.data(), rows * out);
-  for (int64_t r = 0; rule_.keep_attention && r < rows; ++r) {
-    T* to = history_attention_.data() + at(i, b, r) * S;
-    std::copy_n(w.weights.data() + r * memory.padded(), parts_.memory->length_of(b), to);
-  }
-  return {w.features.data(), out, nullptr};
+  return team_barrier(team);
 }
 
+// The logits of a block's rows.
 template <class T, class E>
-void BeamSearch<T, E>::extend(int64_t slot, int64_t i, Workspace& w, Team& team) {
-  Source& s = source_[static_cast<size_t>(slot_[static_cast<size_t>(slot)])];
-  const auto rows = static_cast<int64_t>(s.score.size());
-  const int64_t width = parts_.output->padded_out();
-  parts_.output->forward(features(slot, i, w, team), {w.logits.data(), width, nullptr}, -1, {0, rows},
-                         {0, parts_.output->panels()}, team);
-  CrossEntropyArgs<T> args{};
-  args.classes = classes_, args.logits = w.logits.data(), args.stride = width, args.target = w.zero.data();
-  args.denominator = w.denominator.data(), args.target_logit = w.target_logit.data();
-  ops_kernels<T>().cross_entropy(args, 0, rows);
-  if (!collect(s, i, w)) {
-    s.failed = s.finished = true;
-    return;
+bool BeamSearch<T, E>::logits(Span slots, int64_t i, Team& team) {
+  const int64_t rows = (slots.end - slots.begin) * spacing_, width = parts_.output->padded_out();
+  const Rows<const T> all = stepper_.outputs();
+  Rows<const T> h{all.base + slots.begin * spacing_ * all.stride, all.stride, nullptr};
+  if (parts_.memory != nullptr) {
+    Rows<const T> query = h;
+    if (parts_.query != nullptr) {
+      const int64_t out = parts_.query->out();
+      if (product(*parts_.query, h, {query_.data(), out, nullptr}, out, rows, false, team)) return true;
+      query = {query_.data(), out, nullptr};
+    }
+    const Span own = part_of(slots.end - slots.begin, team.id, team.count);
+    for (int64_t n = own.begin; n < own.end; ++n) attend(slots.begin + n, n * spacing_, query, h, i, team);
+    if (team_barrier(team)) return true;
+    const int64_t in = parts_.joined->in(), out = parts_.joined->out();
+    if (product(*parts_.joined, {joined_.data(), in, nullptr}, {features_.data(), out, nullptr}, out, rows, true, team))
+      return true;
+    h = {features_.data(), out, nullptr};
   }
-  choose(slot, i, w);
-  s.finished = settled(s);
+  return product(*parts_.output, h, {logits_.data(), width, nullptr}, -1, rows, false, team);
+}
+
+// [context; h] of a slot's rows, the block's from `first`.
+template <class T, class E>
+void BeamSearch<T, E>::attend(int64_t slot, int64_t first, Rows<const T> query, Rows<const T> h, int64_t i,
+                              Team& team) {
+  const int64_t b = slot_[static_cast<size_t>(slot)], joined = parts_.joined->in(), S = keys();
+  const AttentionMemory<T>& memory = memory_[static_cast<size_t>(b)];
+  T* const weights = workspace_[static_cast<size_t>(team.id)].weights.data();
+  T* const to = joined_.data() + first * joined;
+  memory.attend(query.base + first * query.stride, query.stride, parts_.memory->v, spacing_, weights, to, joined, team);
+  for (int64_t r = 0; r < spacing_; ++r)
+    std::copy_n(h.base + (first + r) * h.stride, stepper_.config().hidden, to + r * joined + parts_.memory->values);
+  const auto alive = static_cast<int64_t>(source_[static_cast<size_t>(b)].score.size());
+  for (int64_t r = 0; rule_.keep_attention && r < alive; ++r)
+    std::copy_n(weights + r * memory.padded(), parts_.memory->length_of(b),
+                history_attention_.data() + at(i, b, r) * S);
+}
+
+// A block of slots gets its next tokens. True if the region shall stop.
+template <class T, class E>
+bool BeamSearch<T, E>::extend(Span slots, int64_t i, Team& team) {
+  if (logits(slots, i, team)) return true;
+  Workspace& w = workspace_[static_cast<size_t>(team.id)];
+  const int64_t width = parts_.output->padded_out();
+  const Span own = part_of(slots.end - slots.begin, team.id, team.count);
+  for (int64_t n = own.begin; n < own.end; ++n) {
+    const int64_t slot = slots.begin + n;
+    Source& s = source_[static_cast<size_t>(slot_[static_cast<size_t>(slot)])];
+    CrossEntropyArgs<T> args{};
+    args.classes = classes_, args.logits = logits_.data() + n * spacing_ * width, args.stride = width;
+    args.target = w.zero.data(), args.denominator = w.denominator.data(), args.target_logit = w.target_logit.data();
+    ops_kernels<T>().cross_entropy(args, 0, static_cast<int64_t>(s.score.size()));
+    if (collect(s, i, args.logits, w)) {
+      choose(slot, i, w);
+      s.finished = settled(s);
+    } else {
+      s.failed = s.finished = true;
+    }
+  }
+  return team_barrier(team);
 }
 
 // The 2 * width best continuations of a source's rows, in order: among them are `width` that do not end. False where
 // logits are no numbers.
 template <class T, class E>
-bool BeamSearch<T, E>::collect(Source& s, int64_t i, Workspace& w) const {
+bool BeamSearch<T, E>::collect(const Source& s, int64_t i, const T* logits, Workspace& w) const {
   const auto limit = static_cast<size_t>(2 * rule_.width);
   const int64_t first = i == rule_.max_length ? classes_ - 1 : 0;
   const int64_t last = i < rule_.min_length ? classes_ - 1 : classes_;
   w.candidates.clear();
   for (size_t r = 0; r < s.score.size(); ++r) {
-    const T* logits = w.logits.data() + static_cast<int64_t>(r) * parts_.output->padded_out();
     const auto most = static_cast<double>(*std::max_element(logits, logits + classes_));
     const double log_sum = std::log(static_cast<double>(w.denominator[static_cast<int64_t>(r)]));
     if (!std::isfinite(most) || !std::isfinite(log_sum)) return false;
@@ -209,6 +247,7 @@ bool BeamSearch<T, E>::collect(Source& s, int64_t i, Workspace& w) const {
       std::pop_heap(w.candidates.begin(), w.candidates.end());
       w.candidates.pop_back();
     }
+    logits += parts_.output->padded_out();
   }
   std::sort_heap(w.candidates.begin(), w.candidates.end());
   return true;

@@ -68,15 +68,18 @@ class BeamSearch {
   };
   // A thread's own.
   struct Workspace {
-    Buffer<T> query, joined, features, weights, logits, rows, denominator, target_logit;
+    Buffer<T> weights, rows, denominator, target_logit;
     Buffer<int32_t> zero;
     std::vector<Candidate> candidates;
     std::vector<int32_t> parent;
   };
 
-  Rows<const T> features(int64_t slot, int64_t i, Workspace& w, Team& team);
-  void extend(int64_t slot, int64_t i, Workspace& w, Team& team);
-  bool collect(Source& s, int64_t i, Workspace& w) const;
+  bool product(const PackedLinear<T>& layer, Rows<const T> x, Rows<T> y, int64_t width, int64_t rows, bool with_tanh,
+               Team& team) const;
+  bool logits(Span slots, int64_t i, Team& team);
+  void attend(int64_t slot, int64_t first, Rows<const T> query, Rows<const T> h, int64_t i, Team& team);
+  bool extend(Span slots, int64_t i, Team& team);
+  bool collect(const Source& s, int64_t i, const T* logits, Workspace& w) const;
   void choose(int64_t slot, int64_t i, Workspace& w);
   bool settled(const Source& s) const;
   void make_room(int64_t i);
@@ -91,9 +94,12 @@ class BeamSearch {
   DecoderParts<T> parts_;
   BeamRule rule_;
   int64_t sources_, classes_, inputs_, threads_;
+  int64_t block_;                           // slots whose rows are multiplied together
   std::vector<AttentionMemory<T>> memory_;  // one a source
   Buffer<T> x_;                             // [rows][inputs]
   Buffer<int32_t> token_;                   // [rows]
+  // Of a block's rows; joined_: [context; h].
+  Buffer<T> query_, joined_, features_, logits_;
   // Of the steps so far; they grow by doubling.
   std::vector<int32_t> history_token_, parent_;  // [step][source][row]
   std::vector<T> history_attention_;             // [step][source][row][keys], zeros behind a source's own

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "linear.h"
+#include "plan.h"
+
 namespace rnnfast {
 
 namespace {
@@ -137,7 +140,7 @@ size_t PackedRnn<T, E>::bytes() const {
 }
 
 template <class T, class E>
-std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig& config, const RnnWeights<T>* weights) {
+std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig& config, const RnnWeights<T>* weights, int threads) {
   auto packed = empty_pack<T, E>(config, {.first_columns = config.input,
                                           .dense = true,
                                           .one_hot = true,
@@ -145,8 +148,9 @@ std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig& config, const R
                                           .backward = false,
                                           .dx = false,
                                           .in_turn = false});
-  Team alone{0, 1, nullptr, 0};
-  pack_part(config, weights, nullptr, *packed, alone);
+  constexpr double kRows = 16;  // whose product takes about as long as packing
+  const double flops = 2 * kRows * static_cast<double>(weights_of(config, false));
+  parallel(threads_for(flops, threads), [&](Team& team) { pack_part(config, weights, nullptr, *packed, team); });
   return packed;
 }
 
@@ -157,7 +161,7 @@ std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig& config, const R
   template void pack_in_turn(const RnnConfig&, const PackParts&, const RnnWeights<T>*, int, PackedRnn<T, E>&,     \
                              const Team&);                                                                        \
   template void leave_backward(const RnnConfig&, const PackParts&, PackedRnn<T, E>&);                             \
-  template std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig&, const RnnWeights<T>*);
+  template std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig&, const RnnWeights<T>*, int);
 RNNFAST_INSTANTIATE(float, float)
 RNNFAST_INSTANTIATE(double, double)
 RNNFAST_INSTANTIATE(float, Bf16x2)

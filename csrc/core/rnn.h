@@ -133,7 +133,7 @@ struct RnnCache {
 
 // Packs weights for calls that follow (freeze, stream, sample).
 template <class T, class E>
-std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig&, const RnnWeights<T>* weights);
+std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig&, const RnnWeights<T>* weights, int threads);
 
 struct DropoutState {
   uint64_t seed, step;

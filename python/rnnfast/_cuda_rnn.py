@@ -155,8 +155,8 @@ class DeviceRnn:
         )
         return dx, first
 
-    def pack(self) -> list[DeviceArray | None]:
-        """The parameters as they are now."""
+    def pack(self, threads: int) -> list[DeviceArray | None]:
+        """The parameters as they are now; copies need no threads."""
         return [None if p is None else p.copy() for p in self._params]
 
 

@@ -101,27 +101,12 @@ def _own(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     return array
 
 
-class _Dense(Module):
-    """Module with a dtype whose parameters can be held: `_frozen` is what inference uses then."""
-
-    _frozen: Any = None
-
-    def _check_unfrozen(self) -> None:
-        if self._frozen is not None:
-            raise RuntimeError("forward needs the parameters as they are now: call unfreeze() first")
-
-    def unfreeze(self) -> None:
-        self._frozen = None
-
-    def _extra_state(self) -> dict[str, Any]:
-        return {"frozen": self._frozen is not None}
-
-    def _load_extra_state(self, state: dict[str, Any]) -> None:
-        if state["frozen"]:
-            self.freeze()
+class _Frozen(NamedTuple):
+    params: dict[str, Any]
+    packed: Any  # None on a device
 
 
-class Linear(_Dense):
+class Linear(Module):
     """y = x W^T + b over the last axis of x.
 
     Parameters: weight (out_features, in_features) and bias (out_features), drawn as PyTorch does, uniformly from
@@ -168,6 +153,10 @@ class Linear(_Dense):
         kind = _core.PackedLinear32 if self.dtype == np.float32 else _core.PackedLinear64
         return kind(*self._arrays(self.params, ""), backward, get_num_threads())
 
+    def packed(self) -> Any:
+        """The same, or what freeze() has packed."""
+        return self.pack() if self._frozen is None else self._frozen.packed
+
     def _arrays(self, of: dict[str, Any], what: str) -> tuple[Array, Array | None]:
         weight = _own(f"{what}weight", of["weight"], (self.out_features, self.in_features), self.dtype)
         return weight, _own(f"{what}bias", of["bias"], (self.out_features,), self.dtype) if self.bias else None
@@ -179,11 +168,10 @@ class Linear(_Dense):
         """
         if self.device is not None:
             self._check_no_choice(where)
-            return self._on_device(_cuda_dense.floats("x", x, self.in_features), self._frozen or self.params)
+            return self._on_device(_cuda_dense.floats("x", x, self.in_features), self.held)
         array = _floats("x", x, self.in_features, self.dtype)
-        packed = self._frozen if self._frozen is not None else self.pack()
         rows = array.reshape(-1, self.in_features)
-        y: Array = packed.forward(rows, _chosen(where, array.shape[:-1]), get_num_threads())
+        y: Array = self.packed().forward(rows, _chosen(where, array.shape[:-1]), get_num_threads())
         return y.reshape(*array.shape[:-1], self.out_features)
 
     def forward(
@@ -224,11 +212,16 @@ class Linear(_Dense):
     def _on_device(self, x: Any, params: Any) -> Any:
         return _cuda_dense.linear_forward(x, params["weight"], params.get("bias"))
 
+    @property
+    def held(self) -> dict[str, Any]:
+        """The parameters that inference goes by: `params`, or copies of them since freeze()."""
+        return self.params if self._frozen is None else self._frozen.params
+
     def freeze(self) -> None:
-        self._frozen = self.pack() if self.device is None else _copies(self.params)
+        self._frozen = _Frozen(_copies(self.params), self.pack() if self.device is None else None)
 
 
-class Embedding(_Dense):
+class Embedding(Module):
     """Rows of a table: integers (...) to (..., embedding_dim).
 
     Parameter: weight (num_embeddings, embedding_dim), drawn from N(0, 1). With `device` "cuda" (float32 only) the rows
@@ -278,7 +271,7 @@ class Embedding(_Dense):
         return y.reshape(*tokens.shape, self.embedding_dim)
 
     def __call__(self, x: Any) -> Array:
-        return self._gather(self.params["weight"] if self._frozen is None else self._frozen, self._tokens(x))
+        return self._gather(self.table, self._tokens(x))
 
     def forward(self, x: Any, training: bool = True, rng: CounterRng | None = None) -> tuple[Array, Any]:
         """As a call, and with the cache that backward needs; training and rng make no difference here."""
@@ -297,6 +290,11 @@ class Embedding(_Dense):
         dy = as_float("dy", dy, (*cache.leading, self.embedding_dim), self.dtype)
         grad = _own("the gradient of weight", self.grads["weight"], self._shape, self.dtype)
         _core.embedding_backward(dy.reshape(-1, self.embedding_dim), cache.tokens, grad, get_num_threads())
+
+    @property
+    def table(self) -> Any:
+        """The rows that inference goes by: `params["weight"]`, or a copy of it since freeze()."""
+        return self.params["weight"] if self._frozen is None else self._frozen
 
     def freeze(self) -> None:
         self._frozen = self.params["weight"].copy()

@@ -92,7 +92,6 @@ class Recurrent(Module):
             used["compute_dtype"] = self.compute_dtype
         super().__init__({**config, **used})
         self.rng = CounterRng(self.seed)
-        self._frozen: Any = None
         self._make_parameters()
 
     def _make_parameters(self) -> None:
@@ -177,8 +176,7 @@ class Recurrent(Module):
         With `training`, the outputs of all layers but the last are dropped with probability `dropout`, by the counter
         of `rng` (the layer's own where it is None), which then moves on by T steps.
         """
-        if self._frozen is not None:
-            raise RuntimeError("forward needs the parameters as they are now: call unfreeze() first")
+        self._check_unfrozen()
         if rng is not None and not isinstance(rng, CounterRng):
             raise TypeError(f"rng must be a rnnfast.random.CounterRng or None, got {rng!r}")
         rng = (rng or self.rng) if training and self.dropout > 0 else None
@@ -312,19 +310,22 @@ class Recurrent(Module):
             raise ValueError("stream needs a layer with one direction, got a bidirectional one")
         return Stream(self, integer("batch_size", batch_size, 1))
 
-    def freeze(self) -> None:
-        self._frozen = self._core.pack()
+    def pack(self) -> Any:
+        """The parameters as they are now, for the compiled kernels."""
+        return self._core.pack(get_num_threads())
 
-    def unfreeze(self) -> None:
-        self._frozen = None
+    def packed(self) -> Any:
+        """The same, or what freeze() has packed."""
+        return self.pack() if self._frozen is None else self._frozen
+
+    def freeze(self) -> None:
+        self._frozen = self.pack()
 
     def _extra_state(self) -> dict[str, Any]:
-        return {"rng": self.rng.state_dict(), "frozen": self._frozen is not None}
+        return {"rng": self.rng.state_dict()}
 
     def _load_extra_state(self, state: dict[str, Any]) -> None:
         self.rng.load_state_dict(state["rng"])
-        if state["frozen"]:
-            self.freeze()
 
 
 class RNN(Recurrent):

@@ -71,6 +71,8 @@ class Module:
         self.config = config
         self.params: dict[str, Any] = {}  # Array, or on a device cuda.DeviceArray
         self.grads: dict[str, Any] = {}
+        self._parts: list[Module] = []
+        self._frozen: Any = None  # not None between freeze and unfreeze: what inference reads of this module's own
 
     def _register(self, name: str, array: Array, device: str | None = None) -> Any:
         """A parameter with these values, and its gradient; on the device as cuda.DeviceArray."""
@@ -80,7 +82,8 @@ class Module:
         return self.params[name]
 
     def _adopt(self, prefix: str, module: Module) -> None:
-        """Make another module's parameters this one's too, under `prefix.`."""
+        """Make another module's parameters this one's too, under `prefix.`; it freezes with this one."""
+        self._parts.append(module)
         for name in module.params:
             self.params[f"{prefix}.{name}"] = module.params[name]
             self.grads[f"{prefix}.{name}"] = module.grads[name]
@@ -141,11 +144,21 @@ class Module:
 
     def freeze(self) -> None:
         """Hold the parameters as they are now: calls stop looking at the arrays and are faster where they are small.
-        Sampling and streams pack what the arrays hold when they begin, frozen or not; a copy freezes what they hold
-        when it is made."""
+        `lm` samplers and streams pack what the arrays hold when they begin, frozen or not; a copy freezes what they
+        hold when it is made. Training raises RuntimeError until unfreeze."""
+        for part in self._parts:
+            part.freeze()
+        self._frozen = True
 
     def unfreeze(self) -> None:
         """Look at the parameters again."""
+        for part in self._parts:
+            part.unfreeze()
+        self._frozen = None
+
+    def _check_unfrozen(self) -> None:
+        if self._frozen is not None:
+            raise RuntimeError("forward needs the parameters as they are now: call unfreeze() first")
 
     def _extra_state(self) -> dict[str, Any]:
         """What a copy needs beside the parameters."""
@@ -156,7 +169,8 @@ class Module:
 
     def __getstate__(self) -> dict[str, Any]:
         grads = {name: np.array(grad) for name, grad in self.grads.items()}
-        return {"config": self.config, "params": self.state_dict(), "grads": grads, "extra": self._extra_state()}
+        of = {"config": self.config, "params": self.state_dict(), "grads": grads, "extra": self._extra_state()}
+        return {**of, "frozen": self._frozen is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state["config"])  # type: ignore[misc]
@@ -164,6 +178,8 @@ class Module:
         for name, grad in state["grads"].items():
             self.grads[name][...] = grad
         self._load_extra_state(state["extra"])
+        if state["frozen"]:
+            self.freeze()
 
     def __repr__(self) -> str:
         args = ", ".join(f"{name}={value!r}" for name, value in self.config.items() if value is not None)

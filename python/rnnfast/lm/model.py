@@ -96,7 +96,6 @@ class LanguageModel(Module):
             config["device"] = device
         super().__init__(config)
         self.tokenizer: Tokenizer | None = None
-        self._held: dict[str, Array] | None = None  # the output layer's parameters while frozen
         self.rng = CounterRng(seed)
         seeds = [int(s) >> 1 for s in np.random.SeedSequence(seed).generate_state(3, np.uint64)]  # one for each part
         self._build(seeds)
@@ -137,29 +136,12 @@ class LanguageModel(Module):
         if self.config["tie_weights"]:
             del self.params["output.weight"], self.grads["output.weight"]
 
-    @property
-    def _parts(self) -> list[Module]:
-        return [part for part in (self.embedding, self.rnn, self.output) if part is not None]
-
-    def freeze(self) -> None:
-        for part in self._parts:
-            part.freeze()
-        self._held = {name: array.copy() for name, array in self.output.params.items()}
-
-    def unfreeze(self) -> None:
-        for part in self._parts:
-            part.unfreeze()
-        self._held = None
-
     def _extra_state(self) -> dict[str, Any]:
-        frozen = self._held is not None
-        return {"rng": self.rng.state_dict(), "tokenizer": self.tokenizer, "frozen": frozen}
+        return {"rng": self.rng.state_dict(), "tokenizer": self.tokenizer}
 
     def _load_extra_state(self, state: dict[str, Any]) -> None:
         self.rng.load_state_dict(state["rng"])
         self.tokenizer = state["tokenizer"]
-        if state["frozen"]:
-            self.freeze()
 
     @property
     def vocab_size(self) -> int:
@@ -281,7 +263,7 @@ class LanguageModel(Module):
         """(mean loss in nats of tokens[1:], state to carry on) on tokens (T+1, B): no dropout, no cache."""
         x, targets = self._chunk(tokens)
         y, state = self.infer(x, state, reset)
-        params = self.output.params if self._held is None else self._held
+        params = self.output.held
         return float(ops.linear_cross_entropy(y, params["weight"], params["bias"], targets)[0]), state
 
     def infer(self, x: Array, state: State, reset: ArrayLike | None) -> tuple[Array, State]:

@@ -116,8 +116,18 @@ class Attention(Module):
         """
         query = h if self.query is None else self.query(h)
         keys = self.memory_keys(memory, lengths)
-        context, weights = ops.attention(query, keys, memory, lengths, self.params.get("v"))
+        context, weights = ops.attention(query, keys, memory, lengths, self.v)
         return self._tanh(self.joined(np.concatenate([context[where], h[where]], axis=-1))), weights
+
+    @property
+    def v(self) -> Array | None:
+        """Of additive scores: as inference goes by it, a copy since freeze()."""
+        v: Array | None = (self.params if self._frozen is None else self._frozen).get("v")
+        return v
+
+    def freeze(self) -> None:
+        super().freeze()
+        self._frozen = {name: array.copy() for name, array in self.params.items() if name == "v"}
 
     def memory_keys(self, memory: Array, lengths: Any = None) -> Array:
         """What queries meet: (S, B, width)."""

@@ -166,7 +166,7 @@ class Decoder(SequenceGenerator):
     ) -> tuple[Any, Array | None]:
         """Cross-entropy of the labels (N,), and with `gradient` that of the features (N, H); the output layer's goes
         into `grads`."""
-        params, grads = self.output.params, self.output.grads
+        params, grads = self.output.held, self.output.grads
         loss, dfeatures = ops.linear_cross_entropy(
             features,
             params["weight"],
@@ -181,10 +181,10 @@ class Decoder(SequenceGenerator):
 
     # --- The state from a vector ---
 
-    def state_of(self, vectors: Array) -> tuple[State, Any]:
-        """tanh(W vector + b) as the state of all layers, and the cache for state_backward."""
+    def state_of(self, vectors: Array, keep: bool) -> tuple[State, Any]:
+        """tanh(W vector + b) as the state of all layers, and with `keep` the cache for state_backward."""
         assert self.bridge is not None
-        y, cache = self.bridge.forward(vectors)
+        y, cache = self.bridge.forward(vectors) if keep else (self.bridge(vectors), None)
         flat = _core.tanh(y, get_num_threads())
         layers, hidden = self.rnn.num_layers, self.rnn.hidden_size
         parts = flat.reshape(len(flat), self.rnn._states, layers, hidden).transpose(1, 2, 0, 3)
@@ -227,7 +227,7 @@ class Decoder(SequenceGenerator):
             raise ValueError(f"a Decoder alone has nothing to attend to, got attention {self.attention.kind!r}")
         if self.bridge is None:
             return Beginning(as_state(condition), None, None), None
-        state, cache = self.state_of(condition)
+        state, cache = self.state_of(condition, keep)
         return Beginning(state, None, None), cache
 
     def _begin_backward(self, dstate: State, dmemory: Array | None, cache: Any) -> None:

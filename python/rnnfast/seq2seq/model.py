@@ -147,7 +147,7 @@ class Seq2Seq(SequenceGenerator):
         bridge = None
         if self.decoder.bridge is not None:
             vectors = np.concatenate([p.transpose(1, 0, 2).reshape(len(lengths), -1) for p in parts_of(state)], axis=1)
-            state, bridge = self.decoder.state_of(vectors)
+            state, bridge = self.decoder.state_of(vectors, keep)
         attends = self.decoder.attention is not None
         return Beginning(state, memory if attends else None, lengths if attends else None, len(x)), (cache, bridge)
 

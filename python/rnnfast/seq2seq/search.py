@@ -63,7 +63,7 @@ class SearchOptions(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A decoder's layers as the kernels read them, once for all batches of a search."""
+    """A decoder's layers as the kernels read them, once for all batches of a search; held ones are packed already."""
 
     rnn: Any
     table: Array | None  # of the embedding
@@ -75,13 +75,12 @@ class Packed(NamedTuple):
 
 def pack(decoder: Decoder) -> Packed:
     attention = decoder.attention
-    table = None if decoder.embedding is None else decoder.embedding.params["weight"]
-    packed = Packed(decoder.rnn._core.pack(), table, decoder.output.pack())
+    table = None if decoder.embedding is None else decoder.embedding.table
+    packed = Packed(decoder.rnn.packed(), table, decoder.output.packed())
     if attention is None:
         return packed
-    v = attention.params.get("v")
-    query = None if attention.query is None else attention.query.pack()
-    return packed._replace(query=query, joined=attention.joined.pack(), v=v)
+    query = None if attention.query is None else attention.query.packed()
+    return packed._replace(query=query, joined=attention.joined.packed(), v=attention.v)
 
 
 def search(
