@@ -9,9 +9,9 @@ attention as batched products with a mask, cross-entropy, Adam. Its search follo
 the same rule: a loop over the sources, or all sources of a batch together as well. Ours is timed as it is and frozen
 (its weights packed before). Steps take turns; a time is the median.
 
-Beside a search stands the least time of any such one on this machine, by what `rnnfast bench --limits` measures: its
-matrix products' multiply-adds at their peak or reading its weights, whichever takes longer, step after step, of one row
-of a source in the first step and `beam_size` rows behind that, up to the end of the source's best hypothesis.
+Beside a search stands the machine's limit, by what `rnnfast bench --limits` measures: the multiply-adds of its matrix
+products at their peak or reading its weights from a buffer of their size, whichever takes longer, step after step, of
+one row of a source in the first step and `beam_size` rows behind that, up to the end of the source's best hypothesis.
 """
 
 import argparse
@@ -176,7 +176,7 @@ def measure_steps(model, peer, batches):
 
 
 def least_search(model, machine, threads, sources, hypotheses, width):
-    """Seconds that no search can be faster than."""
+    """Seconds by the measured peak and bandwidths; a cache that keeps a part of the weights may beat the latter."""
 
     def numbers(*modules):
         return sum(a.size for m in modules if m for name, a in m.params.items() if "weight" in name)
