@@ -172,6 +172,28 @@ def test_gradients_not_wanted_change_no_others(cell, steps):
     assert_same(part, {name: whole[name] for name in part})
 
 
+@PER_CELL
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("inputs_, hidden", [(64, 64), (70, 75), (131, 97)])
+@pytest.mark.parametrize("rows", [1, 9, 64])
+def test_gradients_of_few_rows_are_summed_as_those_of_many(cell, dtype, inputs_, hidden, rows):
+    """Rows whose outputs count for nothing, up to a batch that takes another way, change no bit."""
+    problem = drawn(Case("", 1, 100, inputs_, hidden), cell)
+    x, _, _ = inputs(problem, dtype)
+    dy = np.random.default_rng(3).standard_normal((1, 100, hidden)).astype(dtype)
+    dy[:, rows:] = 0
+    results = []
+    for count in (100, rows):
+        layer = make_layer(problem, dtype)
+        for gradient in layer.grads.values():
+            gradient[...] = 0.25  # is added to
+        dx, dstate = layer.backward(dy[:, :count], None, layer.forward(x[:, :count])[2])
+        of_rows = [d[:, :rows] for d in (dx, *states(dstate))]
+        results.append(of_rows + [gradient for _, gradient in sorted(layer.grads.items())])
+    for got, expected in zip(results[1], results[0], strict=True):
+        assert np.array_equal(got, expected)  # zero may have either sign
+
+
 @DTYPES
 @PER_CELL
 @pytest.mark.parametrize("batch", [1, 3, 17])

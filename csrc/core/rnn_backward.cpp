@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kChunkBytes = 1 << 20;  // of da, where a layer is taken in chunks of steps
 // Up to here weight gradients are added as products of rows, without a packed sum; with wide layers, whose rows of
 // weights fill several vectors, up to kSomeRows.
-constexpr int64_t kFewRows = 8, kSomeRows = 32, kWide = 64;
+constexpr int64_t kFewRows = 8, kSomeRows = 64, kWide = 64;
 
 template <class T, class E>
 bool takes_few_rows(const RnnCache<T, E>& cache) {

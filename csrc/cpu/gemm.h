@@ -278,37 +278,59 @@ RNNFAST_INLINE Vec<T> load_first(const T* p, int count) {
 }
 RNNFAST_INLINE VecF load_first(const Bf16x2* p, int) { return load_operand(p); }
 
-template <class T, class E>
-void add_products(const WeightGradientArgs<T, E>& g, int64_t hidden, const Run& run, T* d_weight, Span panels) {
+// Rows of a weight's gradient, those of U neighbouring units: `da` is of the first, `to` where it goes.
+template <int U, class T, class E>
+RNNFAST_INLINE void add_products_of_units(const WeightGradientArgs<T, E>& g, const E* da, int lane, T* to) {
   using V = Vec<T>;
   constexpr int L = V::lanes, W = operands<E>, Q = 4;  // vectors of inputs at a time
-  for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-    for (int n = 0; n < g.n; ++n) {
-      for (int lane = 0; lane < L; ++lane) {
-        const int64_t weight = weight_row(run, n, hidden, panel, L, lane);
-        if (weight < 0) break;
-        const E* da = g.da + panel * g.da_panel + (g.first + n) * W;
-        T* to = d_weight + weight * g.inputs;
-        int64_t i = 0;
-        for (; i + Q * L <= g.inputs; i += Q * L) {
-          V sum[Q];
-          for (int q = 0; q < Q; ++q) sum[q] = V(T(0));
-          for (int64_t r = 0; r < g.rows; ++r) {
-            const V element(number_of(da + r * g.da_row, lane));
-            const E* x = row_of(g.x, r) + i / L * W;
+  int64_t i = 0;
+  for (; i + Q * L <= g.inputs; i += Q * L) {
+    V sum[U][Q];
+    for (int u = 0; u < U; ++u)
+      for (int q = 0; q < Q; ++q) sum[u][q] = V(T(0));
+    for (int64_t r = 0; r < g.rows; ++r) {
+      const E* x = row_of(g.x, r) + i / L * W;
+      V input[Q];
 #pragma GCC unroll 4
-            for (int q = 0; q < Q; ++q) sum[q] = fma(load_operand(x + q * W), element, sum[q]);
-          }
-          for (int q = 0; q < Q; ++q) ((g.add ? V::load(to + i + q * L) : V(T(0))) + sum[q]).store(to + i + q * L);
-        }
-        for (; i < g.inputs; i += L) {
-          const int count = static_cast<int>(g.inputs - i < L ? g.inputs - i : L);
-          V sum(T(0));
-          for (int64_t r = 0; r < g.rows; ++r)
-            sum = fma(load_first(row_of(g.x, r) + i / L * W, count), V(number_of(da + r * g.da_row, lane)), sum);
-          ((g.add ? V::load_first(to + i, count) : V(T(0))) + sum).store_first(to + i, count);
-        }
+      for (int q = 0; q < Q; ++q) input[q] = load_operand(x + q * W);
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) {
+        const V element(number_of(da + r * g.da_row, lane + u));
+#pragma GCC unroll 4
+        for (int q = 0; q < Q; ++q) sum[u][q] = fma(input[q], element, sum[u][q]);
       }
+    }
+    for (int u = 0; u < U; ++u) {
+      T* out = to + u * g.inputs + i;
+      for (int q = 0; q < Q; ++q) ((g.add ? V::load(out + q * L) : V(T(0))) + sum[u][q]).store(out + q * L);
+    }
+  }
+  for (; i < g.inputs; i += L) {
+    const int count = static_cast<int>(g.inputs - i < L ? g.inputs - i : L);
+    V sum[U];
+    for (int u = 0; u < U; ++u) sum[u] = V(T(0));
+    for (int64_t r = 0; r < g.rows; ++r) {
+      const V input = load_first(row_of(g.x, r) + i / L * W, count);
+      for (int u = 0; u < U; ++u) sum[u] = fma(input, V(number_of(da + r * g.da_row, lane + u)), sum[u]);
+    }
+    for (int u = 0; u < U; ++u) {
+      T* out = to + u * g.inputs + i;
+      ((g.add ? V::load_first(out, count) : V(T(0))) + sum[u]).store_first(out, count);
+    }
+  }
+}
+
+template <class T, class E>
+void add_products(const WeightGradientArgs<T, E>& g, int64_t hidden, const Run& run, T* d_weight, Span panels) {
+  constexpr int L = Vec<T>::lanes, U = kRegisters == 32 ? 4 : 2;  // with Q sums each, which hide an fma's latency
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+    const int units = static_cast<int>(hidden - panel * L < L ? hidden - panel * L : L);
+    for (int n = 0; n < g.n; ++n) {
+      const E* da = g.da + panel * g.da_panel + (g.first + n) * operands<E>;
+      T* to = d_weight + weight_row(run, n, hidden, panel, L, 0) * g.inputs;
+      int lane = 0;
+      for (; lane + U <= units; lane += U) add_products_of_units<U>(g, da, lane, to + lane * g.inputs);
+      for (; lane < units; ++lane) add_products_of_units<1>(g, da, lane, to + lane * g.inputs);
     }
   }
 }
