@@ -221,6 +221,27 @@ def test_the_split_takes_of_each_class_alike():
     assert len(rnnfast.classify.data.split(7, 0.0, 5)[1]) == 0
 
 
+@pytest.mark.parametrize("classes", [[0] * 9 + [1], list(range(10)), [0, 1] * 5, [3, 0, 0, 3, 1] * 4])
+def test_the_split_leaves_something_of_each_class_to_train_on(classes):
+    for seed in range(20):
+        train, val = rnnfast.classify.data.split(len(classes), 0.1, seed, np.array(classes))
+        assert sorted([*train, *val]) == list(range(len(classes)))
+        assert set(np.array(classes)[train]) == set(classes)
+
+
+def test_estimators_are_told_apart():
+    one, other = SequenceClassifier(hidden_size=8), SequenceClassifier(hidden_size=8)
+    assert one == one and one != other and len({one, other}) == 2
+
+
+@pytest.mark.parametrize("offset", [1.7e9, -3e12])
+def test_channels_far_from_zero_are_scaled_before_they_are_rounded(offset):
+    near = quick("classifier", scale=True)
+    far = make("classifier", scale=True, max_steps=12)[0].fit([np.float64(x) + offset for x in X], largest_channel(X))
+    expected = near.predict_proba(NEW)
+    assert np.abs(far.predict_proba([np.float64(x) + offset for x in NEW]) - expected).max() < 0.02
+
+
 def test_swapped_axes_warn(recwarn):
     wide = np.random.default_rng(0).standard_normal((20, 4, 9))
     y = np.arange(20) % 2

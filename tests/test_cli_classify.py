@@ -17,7 +17,7 @@ from classify_data import C, largest_channel, ragged, running_sign, write_ts
 from cli_runs import command
 from rnnfast import checkpoint
 from rnnfast.classify import SequenceClassifier, SequenceLabeler, SequenceRegressor, load
-from rnnfast.classify.confusion import confusion_matrix
+from rnnfast.classify.confusion import confusion_matrix, plot_matrix
 from rnnfast.classify.files import read
 from rnnfast.cli import main
 from rnnfast.train import LAST
@@ -200,6 +200,20 @@ def test_eval_draws_the_confusion_matrix(files, labeler, tmp_path):
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.filterwarnings("error")
+def test_names_of_classes_are_drawn_as_they_are(tmp_path):
+    pytest.importorskip("matplotlib")
+    plot_matrix(tmp_path / "matrix.png", np.eye(3, dtype=np.int64), ["$\\frac$", "$1 to $5", "\u5b57"])
+    assert (tmp_path / "matrix.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_without_a_folder_is_refused_before_anything_is_done(files, labeler, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    file = str(tmp_path / "none" / "matrix.png")
+    line = ["classify", "eval", str(labeler), str(files / "steps.csv"), "--confusion-matrix", file]
+    one_error(line, 1, "none/matrix.png: No such file or directory", capsys)
+
+
 # ---- runs ----
 
 
@@ -293,6 +307,15 @@ def npy(array):
     return content.getvalue()
 
 
+def damaged_npz():
+    content = io.BytesIO()
+    np.savez_compressed(content, X=np.zeros((20, 5, 2)), y=np.arange(20) % 2)
+    damaged = bytearray(content.getvalue())
+    names = int.from_bytes(damaged[26:28], "little") + int.from_bytes(damaged[28:30], "little")
+    damaged[30 + names] = 0x07  # the first block is of no type that there is
+    return bytes(damaged)
+
+
 FILES = [
     ("a.txt", "", "the name must end in .npz, .csv or .ts"),
     ("a.csv", "", "line 1: the header must have sequence, label and channels, got ''"),
@@ -309,6 +332,8 @@ FILES = [
     ("a.csv", HEAD + "s,1,2,x\ns,1,2,x\nt,1,2,x\nt,1,2,x\n", "y must hold at least 2 classes, got 1"),
     ("a.csv", "sequence,a,b\ns,1,2\n", "must hold labels, got none"),
     ("a.csv", "sequence,token,label\ns,1.5,x\n", "line 2, column token: must be an integer, got '1.5'"),
+    ("a.csv", f"sequence,token,label\ns,1,x\nt,{10**20},y\n", "line 3, column token: must be an integer, got '1000"),
+    ("a.csv", f"sequence,token,label\ns,{'9' * 400},x\n", "line 2, column token: must be an integer, got '9999"),
     ("a.csv", b"sequence,a,label\ns,1,\xfc\n", "must be UTF-8 text, got byte 0xfc"),
     ("a.ts", "@data\n1,2:3,4:x\n1,2:3:y\n", "line 3: must have 2 channels of one length, got 2 of lengths 2, 1"),
     ("a.ts", "@data\n1,2:3,4:x\n1,2:y\n", "line 3: must have 2 channels of one length, got 1 of lengths 2"),
@@ -322,6 +347,7 @@ FILES = [
     ("a.ts", "@classlabel false\n@data\n1,2:3,4\n", "must hold labels, got none"),
     ("a.npz", b"", "must be an .npz file of numbers and strings"),
     ("a.npz", b"PK\x03\x04half", "must be an .npz file of numbers and strings"),
+    ("a.npz", damaged_npz(), "must be an .npz file of numbers and strings: .*invalid block type"),
     ("a.npz", {"X": np.ones((4, 2, 1), bool), "y": [0, 1, 0, 1]}, "a.npz: X must be numbers, got bool of shape"),
     ("a.npz", {"X": 1.0, "y": [0]}, "a.npz: X must be numbers, got float64 of shape ()"),
     ("a.npz", {"X": np.ones((2, 2, 1)), "y": [b"a", b"b"]}, "a.npz: y must be labels, .* got [|]S1 of shape"),
@@ -367,6 +393,26 @@ def test_wrong_use(files, trained, numbers, tmp_path, capsys, line, code, error)
     line = line.format(csv=files / "rows.csv", run=trained, tmp=tmp_path, numbers=numbers)
     one_error(line.split(), code, error, capsys)
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_steps_name_their_line(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("sequence,a,label\n" + "".join(f"s,{i},{i}.25\n" for i in range(60)) + "s,1,oops\n")
+    for value, got in (("oops", "oops"), ("nan", "nan")):
+        (tmp_path / "a.csv").write_text((tmp_path / "a.csv").read_text().replace("oops", value))
+        line = ["classify", "train", str(tmp_path / "a.csv"), "--task", "regress-steps", "--out", str(tmp_path / "o")]
+        one_error(line, 1, f"line 62, column label: must be a number, got '{got}'", capsys)
+    (tmp_path / "a.ts").write_text("@targetlabel true\n@data\n1,2:0.5\n1,2:many\n")
+    line = ["classify", "train", str(tmp_path / "a.ts"), "--task", "regress", "--out", str(tmp_path / "o")]
+    one_error(line, 1, "line 4, label: must be a number, got 'many'", capsys)
+
+
+def test_a_run_of_another_model_is_not_gone_on_with(files, tmp_path, capsys):
+    (tmp_path / "pairs.tsv").write_text("".join(f"{'ab' * n}\t{'ba' * n}\n" for n in range(1, 20)))
+    more = ["--rnn-size", "4", "--max-steps", "2", "--quiet", "--out", str(tmp_path / "run")]
+    assert main(["seq2seq", "train", str(tmp_path / "pairs.tsv"), *more]) == 0
+    capsys.readouterr()
+    line = ["classify", "train", str(files / "rows.csv"), "--out", str(tmp_path / "run"), "--resume"]
+    one_error(line, 1, "last.safetensors must be a checkpoint of a sequence estimator, got one of ", capsys)
 
 
 @pytest.mark.parametrize(("name", "content", "error"), FILES, ids=[f"{i}-{f[0]}" for i, f in enumerate(FILES)])

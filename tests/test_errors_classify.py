@@ -20,7 +20,7 @@ def changed(rows, at, value):
 
 
 def with_value(at, step, channel, value):
-    x = X[at].copy()
+    x = X[at].astype(np.float64)
     x[step, channel] = value
     return changed(X, at, x)
 
@@ -44,6 +44,7 @@ CASES = {
     "another width": (fit(changed(X, 7, X[7][:, :2]), Y), ValueError, ["X[7] must", "(T, 3) as X[0]", "2)"]),
     "lists channels first": (fit([x.T for x in X], Y), ValueError, ["must have shape (T, ", "channels_first"]),
     "NaN": (fit(with_value(7, 1, 2, np.nan), Y), ValueError, ["X[7] must be finite", "nan at step 1, channel 2"]),
+    "beyond float32": (fit(with_value(7, 1, 2, 1e300), Y), ValueError, ["X[7] must be finite in float32", "1e+300"]),
     "infinity": (fit(with_value(0, 0, 0, -np.inf), Y), ValueError, ["X[0] must be finite", "-inf at step 0"]),
     "NaN in an array": (fit(np.where(ARRAY > 2.5, np.nan, ARRAY), Y), ValueError, ["X[", "finite", "nan at step"]),
     "two axes of numbers": (fit(ARRAY[..., 0], Y), ValueError, ["X must", "(N, T, C)", "X[:, :, None]", "(20, 6)"]),
@@ -118,6 +119,11 @@ CASES = {
         ["y must hold labels of one kind"],
     ),
     "a number that is NaN": (fit(X, np.r_[1.0, np.nan, Y[2:]], SequenceRegressor), ValueError, ["y[1] must be finite"]),
+    "numbers of different lengths": (
+        fit(X, [x[:, 0] for x in X], SequenceRegressor),
+        ValueError,
+        ["y must have shape (20,) or (20, K), got rows of different lengths", "per_step=True"],
+    ),
     "too few numbers": (fit(X, Y[:3], SequenceRegressor), ValueError, ["y must have shape (20,) or (20, K)", "(3,)"]),
     "numbers that are text": (fit(X, list("ab" * 10), SequenceRegressor), TypeError, ["y must be floating point"]),
     "numbers of steps, one short": (
@@ -170,6 +176,8 @@ CASES = {
     "hidden_size": (fit(X, Y, hidden_size=0), ValueError, ["hidden_size must be an integer of at least 1, got 0"]),
     "hidden_size bool": (fit(X, Y, hidden_size=True), ValueError, ["hidden_size must be an integer", "True"]),
     "cell": (fit(X, Y, cell="transformer"), ValueError, ["cell must be one of lstm, gru, rnn, got 'transformer'"]),
+    "nonlinearity": (fit(X, Y, nonlinearity="relu"), ValueError, ["nonlinearity must be 'tanh' for cell 'lstm'"]),
+    "vocab_size of numbers": (fit(X, Y, vocab_size=9), ValueError, ["vocab_size must be None where X is not tokens"]),
     "pooling": (fit(X, Y, pooling="sum"), ValueError, ["pooling must be one of last, mean, max, got 'sum'"]),
     "dropout": (
         fit(X, Y, dropout=1.0),

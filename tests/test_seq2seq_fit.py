@@ -175,6 +175,16 @@ def test_errors_are_counted_against_the_nearest_reference():
     assert wilson(0, 5)[0] == 0 and wilson(5, 5)[1] == 1 and wilson(0, 0) == (0.0, 1.0)
 
 
+def test_a_word_that_the_vocabulary_lacks_is_never_right():
+    pairs = [(f"s{i}", f"x w{i}") for i in range(12)]
+    known = {"level": "word", "min_count": 2, "val_frac": 0.0, "hidden_size": 8, "max_steps": 60, "learning_rate": 0.05}
+    model = seq2seq.fit(pairs, quiet=True, seed=1, **known)
+    assert model.translate(["s1"]) == ["x <unk>"]
+    result = seq2seq.evaluate_pairs(model, [("s1", "x novel")])
+    assert (result["correct"], result["token_error"]) == (0, 0.5)
+    assert seq2seq.evaluate_pairs(model, [("s1", "x <unk>")])["correct"] == 0
+
+
 def test_evaluate_pairs_takes_any_target_of_a_source():
     model = seq2seq.fit(PAIRS, val_frac=0.0, max_steps=2, **SMALL)
     said = model.translate(["abc"], max_length=5)[0]

@@ -48,7 +48,7 @@ class OptionError(ValueError):
         self.name, self.expected, self.value = name, expected, value
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class TrainingOptions:
     """The options that all models share; None is "not used" or "chosen for you"."""
 

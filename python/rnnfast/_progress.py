@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import sys
 import time
@@ -10,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from ._pictures import have_matplotlib, save_png
 from ._run_folder import replacing
 
 __all__ = ["Progress", "append_metrics", "duration", "plot_losses", "write_metrics"]
@@ -118,7 +118,7 @@ def append_metrics(path: Path, row: Row) -> None:
 
 def plot_losses(path: Path, rows: Sequence[Row]) -> bool:
     """Draw the losses against the step, where matplotlib (the `plot` extra) is installed; whether it was."""
-    if importlib.util.find_spec("matplotlib") is None or not rows:
+    if not have_matplotlib() or not rows:
         return False
     from matplotlib.figure import Figure  # no pyplot: no display, no global state
 
@@ -132,6 +132,5 @@ def plot_losses(path: Path, rows: Sequence[Row]) -> bool:
     axes.set_ylabel("loss (nats)")
     axes.grid(alpha=0.3)
     axes.legend()
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_png(path, figure)
     return True

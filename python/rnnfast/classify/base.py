@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _run_folder, checkpoint
-from .._options import OptionError, check_frozen, make_trainer
+from .._options import check_frozen, make_trainer
 from .._progress import Progress
 from ..batches import pad
 from ..module import parameter_dtype
@@ -138,17 +138,17 @@ class Estimator(Parameters):
         return seed
 
     def _read(self, X: Any, lengths: Any) -> list[Array]:
-        return data.read_sequences(
-            X, lengths, channels_first=bool(self.channels_first), dtype=parameter_dtype(self.dtype)
-        )
+        # What is scaled keeps its precision until then: a channel's mean may be large beside what it changes by.
+        dtype = np.dtype(np.float64) if self.scale else parameter_dtype(self.dtype)
+        return data.read_sequences(X, lengths, channels_first=bool(self.channels_first), dtype=dtype)
 
     def _learn_inputs(self, x: list[Array]) -> None:
         self.tokens_ = x[0].ndim == 1
         largest = max(int(s.max()) for s in x) + 1 if self.tokens_ else 0
         self.n_features_in_ = (self.vocab_size or largest) if self.tokens_ else x[0].shape[1]
         self._check_inputs(x)
-        if self.embedding_size is not None and not self.tokens_:
-            raise OptionError("embedding_size", "None where X is not tokens", self.embedding_size)
+        for name in ("embedding_size", "vocab_size"):
+            self.require(name, self.tokens_ or getattr(self, name) is None, "None where X is not tokens")
 
     def _check_inputs(self, x: list[Array]) -> None:
         size = self.n_features_in_
@@ -184,8 +184,8 @@ class Estimator(Parameters):
     def _prepare(self, sequences: list[Array]) -> tuple[Array, Array]:
         x, lengths = pad(sequences)
         if self.scaling_ is not None:
-            mean, deviation = (s.astype(x.dtype) for s in self.scaling_)
-            x = (x - mean) / deviation
+            mean, deviation = self.scaling_
+            x = ((x - mean) / deviation).astype(parameter_dtype(self.dtype))
         return x, lengths
 
     def _make_model(self) -> SequenceModel:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .._run_folder import replacing
+from .._pictures import check_picture, save_png
 
 __all__ = ["confusion_matrix", "plot_matrix", "write_matrix"]
 
@@ -39,7 +39,9 @@ def write_matrix(matrix: Counts, names: list[str], *, padded: bool = False) -> s
 
 
 def plot_matrix(path: str | Path, matrix: Counts, names: list[str]) -> None:
-    """As a picture: each row's shares as shades, the counts written in. Needs matplotlib, the `plot` extra."""
+    """As a picture: each row's shares as shades, the counts written in. Raises ImportError without matplotlib (the
+    `plot` extra), and OSError where `path` is no file that can be written."""
+    check_picture(path)
     from matplotlib.figure import Figure  # no pyplot: no display, no global state
 
     count = len(names)
@@ -51,9 +53,9 @@ def plot_matrix(path: str | Path, matrix: Counts, names: list[str]) -> None:
         if matrix[i, j]:
             shade = "white" if shares[i, j] > 0.5 else "black"
             axes.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=7, color=shade)
-    axes.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 3 else 0)
-    axes.set_yticks(range(count), names)
+    # Names are shown as they are: to matplotlib what stands between two $ would be a formula.
+    axes.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 3 else 0, parse_math=False)
+    axes.set_yticks(range(count), names, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_png(path, figure)

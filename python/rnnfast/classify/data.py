@@ -56,10 +56,8 @@ def read_sequences(X: Any, lengths: Any, *, channels_first: bool, dtype: np.dtyp
         what = ("sequence", "step", "channel")[array.shape.index(0)]
         raise ValueError(f"X must hold at least one {what}, got shape {np.shape(X)}")
     ends = _ends(lengths, *array.shape[:2])
-    if not tokens:
-        array = np.ascontiguousarray(array, dtype)
-    sequences = [row if ends is None else row[: ends[i]] for i, row in enumerate(array)]
-    return [_checked(i, s) for i, s in enumerate(sequences)]
+    rows = array if tokens else _rounded(array, dtype)
+    return [_checked(i, rows[i, :end], array[i, :end]) for i, end in enumerate(ends)]
 
 
 def is_list(X: Any) -> bool:
@@ -92,10 +90,16 @@ def _read_list(X: Any, channels_first: bool, dtype: np.dtype[Any]) -> Sequences:
             axes = f"({width[0]}, T)" if channels_first else f"(T, {width[0]})"
             swapped = "" if channels_first or len({len(b) for b in arrays}) > 1 else "; channels_first takes (C, T)"
             raise ValueError(f"X[{i}] must have shape {axes} as X[0] has, got {np.shape(X[i])}{swapped}")
-    return [_checked(i, a if tokens else np.ascontiguousarray(a, dtype)) for i, a in enumerate(arrays)]
+    return [_checked(i, a if tokens else _rounded(a, dtype), a) for i, a in enumerate(arrays)]
 
 
-def _checked(i: int, sequence: Array) -> Array:
+def _rounded(array: Array, dtype: np.dtype[Any]) -> Array:
+    with np.errstate(over="ignore"):  # _checked says which number is too large
+        return np.ascontiguousarray(array, dtype)
+
+
+def _checked(i: int, sequence: Array, given: Array) -> Array:
+    """A sequence in the dtype that was asked for, of the one that was given."""
     if not len(sequence) or 0 in sequence.shape:
         raise ValueError(f"X[{i}] must have at least one step, got shape {sequence.shape}")
     if sequence.ndim == 1:
@@ -106,13 +110,14 @@ def _checked(i: int, sequence: Array) -> Array:
     finite = np.isfinite(sequence)
     if not finite.all():
         step, channel = (int(at) for at in np.argwhere(~finite)[0])
-        raise ValueError(f"X[{i}] must be finite, got {sequence[step, channel]} at step {step}, channel {channel}")
+        got, where = given[step, channel], "" if not np.isfinite(given[step, channel]) else f" in {sequence.dtype}"
+        raise ValueError(f"X[{i}] must be finite{where}, got {got} at step {step}, channel {channel}")
     return sequence
 
 
-def _ends(lengths: Any, count: int, steps: int) -> NDArray[Any] | None:
+def _ends(lengths: Any, count: int, steps: int) -> NDArray[Any]:
     if lengths is None:
-        return None
+        return np.full(count, steps)
     ends = as_array("lengths", lengths)
     if ends.dtype.kind not in "iu" or ends.shape != (count,):
         raise ValueError(f"lengths must be integers of shape ({count},), got {ends.dtype} of shape {ends.shape}")
@@ -174,7 +179,15 @@ def encode(name: str, labels: Array, classes: Array) -> NDArray[np.int32]:
 
 def as_numbers(name: str, y: Any, count: int, outputs: int | None) -> Array:
     """(count, K) float64 numbers, of (count,) or (count, K); K is `outputs` where that is given."""
-    values = as_array(name, y).astype(np.float64)
+    try:
+        values = as_array(name, y).astype(np.float64)
+    except TypeError as e:
+        if isinstance(y, list | tuple) and len({np.shape(v) for v in y}) > 1:
+            raise ValueError(
+                f"{name} must have shape ({count},) or ({count}, K), got rows of different lengths (per_step=True "
+                "learns a number for each step)"
+            ) from e
+        raise
     if values.ndim not in (1, 2) or len(values) != count or (values.ndim == 2 and not values.shape[1]):
         raise ValueError(f"{name} must have shape ({count},) or ({count}, K), got {values.shape}")
     values = values.reshape(count, -1)
@@ -191,7 +204,7 @@ def per_step(y: Any, sequences: Sequences) -> list[Any]:
     """y as one entry a sequence, cut to its length where y is an array of rows as long as the longest."""
     count = len(sequences)
     y = np.asarray(y) if hasattr(y, "__array__") else y
-    if isinstance(y, np.ndarray) and y.dtype != object:
+    if isinstance(y, np.ndarray) and (y.dtype != object or y.ndim > 1):
         if y.ndim < 2 or len(y) != count or y.shape[1] < max(map(len, sequences)):
             longest = max(map(len, sequences))
             raise ValueError(f"y must have shape ({count}, {longest}) or be a list of {count}, got shape {y.shape}")
@@ -212,12 +225,16 @@ def per_step(y: Any, sequences: Sequences) -> list[Any]:
 
 def split(count: int, part: float, seed: int, classes: Array | None = None) -> tuple[Array, Array]:
     """Indices to train and to validate on, floor(count * part) of them, drawn by the seed; of each class about the same
-    part."""
+    part, and none of which all are taken."""
     order = np.random.default_rng([seed, 2**32]).permutation(count)  # another key than any epoch's
     if classes is not None:
         order = order[np.argsort(classes[order], kind="stable")]
     ranks = np.arange(count + 1) * part
     taken = np.floor(ranks[1:]) > np.floor(ranks[:-1])
+    if classes is not None:
+        of = np.unique(classes[order], return_inverse=True)[1]  # begins anew where a class does
+        first = np.flatnonzero(np.diff(of, prepend=-1))
+        taken[first[np.bincount(of[~taken], minlength=len(first)) == 0]] = False
     return np.sort(order[~taken]), np.sort(order[taken])
 
 

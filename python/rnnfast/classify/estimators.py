@@ -198,6 +198,8 @@ class SequenceRegressor(Estimator):
         return self.n_outputs_
 
     def _learn_targets(self, y: Any, x: list[Array]) -> None:
+        if not self.per_step:
+            data.as_numbers("y", y, len(x), None)
         first = np.asarray(data.per_step(y, x)[0] if self.per_step else y)
         self.flat_ = first.ndim == 1  # predictions have no axis of outputs then
         self.n_outputs_ = 1 if self.flat_ else first.shape[-1] if first.ndim == 2 else 0
@@ -257,9 +259,13 @@ def load(path: str | Path) -> Any:
     Raises rnnfast.checkpoint.CheckpointError where it is none of them.
     """
     path = checkpoint_in(path)
-    meta = checkpoint.read_header(path)
-    kind = meta.get("task", meta).get("kind", "something else")
+    return estimator_in(path, checkpoint.read_header(path)).load(path)
+
+
+def estimator_in(path: Path, header: Mapping[str, Any]) -> type[Estimator]:
+    """Which of the three a checkpoint is of."""
+    kind = header.get("task", header).get("kind", "something else")
     for estimator in (SequenceClassifier, SequenceLabeler, SequenceRegressor):
         if estimator.KIND == kind:
-            return estimator.load(path)
+            return estimator
     raise checkpoint.CheckpointError(f"{path} must be a checkpoint of a sequence estimator, got one of {kind}")

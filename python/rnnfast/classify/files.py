@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import csv
 import itertools
+import lzma
 import math
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,21 +56,12 @@ def read(
         return _read_npz(path, steps, numbers, labels)
     try:
         with open(path, encoding="utf-8-sig", newline="") as f:
-            loaded = _read_csv(f, path, steps, labels) if path.suffix == ".csv" else _read_ts(f, path, steps, labels)
+            of_lines = _read_csv if path.suffix == ".csv" else _read_ts
+            loaded = of_lines(f, path, steps, numbers, labels)
     except UnicodeDecodeError as e:
         raise ValueError(f"{path} must be UTF-8 text, got byte {e.object[e.start]:#04x}") from e
-    y = loaded.y
-    if numbers and y is not None:
-        y = [_as_number(label, path, name) for label, name in zip(y, loaded.names, strict=True)]
     turned = [x.T for x in loaded.X] if channels_first and loaded.X[0].ndim == 2 else loaded.X
-    return loaded._replace(X=turned, y=y)
-
-
-def _as_number(label: Any, path: Path, name: str) -> Any:
-    try:
-        return np.array(label, np.float64)
-    except ValueError as e:
-        raise ValueError(f"{path}: the label of sequence {name} must be a number, got {label!r}") from e
+    return loaded._replace(X=turned)
 
 
 # ---- .npz ----
@@ -81,7 +74,7 @@ def _read_npz(path: Path, steps: bool, numbers: bool, labels: bool) -> Loaded:
             raise ValueError("it is an .npy file")
         with arrays:
             found = {name: arrays[name] for name in arrays.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as e:
+    except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as e:
         raise ValueError(f"{path} must be an .npz file of numbers and strings: {e}") from e
     if "X" not in found or not found.keys() <= {"X", "y", "lengths"}:
         raise ValueError(f"{path} must hold arrays X, y and, if need be, lengths, got {', '.join(found) or 'none'}")
@@ -109,7 +102,7 @@ def _read_npz(path: Path, steps: bool, numbers: bool, labels: bool) -> Loaded:
 # ---- .csv ----
 
 
-def _read_csv(lines: Iterable[str], path: Path, steps: bool, labels: bool) -> Loaded:
+def _read_csv(lines: Iterable[str], path: Path, steps: bool, numbers: bool, labels: bool) -> Loaded:
     rows = _csv_rows(lines, path)
     header = [name.strip() for name in next(rows, (1, []))[1]]
     channels = [i for i, name in enumerate(header) if name not in ("sequence", "label")]
@@ -145,7 +138,9 @@ def _read_csv(lines: Iterable[str], path: Path, steps: bool, labels: bool) -> Lo
                         f"{path}, line {line}: label must be {given[0]!r} as in the rows of sequence {name} before, "
                         f"got {other!r}"
                     )
-            y.append(np.array(given) if steps else given[0])
+            named = zip(part, given, strict=True)
+            read = [_number(g, False, f"{path}, line {i}, column label") for (i, _), g in named] if numbers else given
+            y.append(np.array(read) if steps else read[0])
     if not x:
         raise ValueError(f"{path} must hold at least one sequence, got none")
     return Loaded(x, y if label is not None else None, None, names)
@@ -174,7 +169,7 @@ def _number(text: str, token: bool, where: str) -> float | int:
         number = int(text) if token else float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
+    if not -(2**63) <= number < 2**63 if token else not math.isfinite(number):
         raise ValueError(f"{where}: must be {'an integer' if token else 'a number'}, got {text.strip()!r}")
     return number
 
@@ -182,12 +177,12 @@ def _number(text: str, token: bool, where: str) -> float | int:
 # ---- .ts ----
 
 
-def _read_ts(lines: Iterable[str], path: Path, steps: bool, labels: bool) -> Loaded:
+def _read_ts(lines: Iterable[str], path: Path, steps: bool, numbers: bool, labels: bool) -> Loaded:
     if steps and labels:
         raise ValueError(f"{path}: .ts files have one label a sequence, and no labels of steps")
     labelled, in_data, classes = True, False, set[str]()
     x: list[Any] = []
-    y: list[str] = []
+    y: list[Any] = []
     for number, text in enumerate(lines, 1):
         text = text.strip()
         if not text or text.startswith("#"):
@@ -218,7 +213,7 @@ def _read_ts(lines: Iterable[str], path: Path, steps: bool, labels: bool) -> Loa
             which = f"one of those of @classLabel, {', '.join(sorted(classes))}" if classes else "given"
             raise ValueError(f"{where}: the label must be {which}, got {label!r}")
         x.append(np.array(values).T)
-        y.append(label)
+        y.append(_number(label, False, f"{where}, label") if numbers and labelled and labels else label)
     if not x:
         raise ValueError(f"{path} must hold at least one sequence, got none")
     return Loaded(x, y if labelled and labels else None, None, [str(i) for i in range(len(x))])

@@ -116,6 +116,8 @@ class Parameters(TrainingOptions):
 
     def _check(self, validation: bool) -> None:
         check_options(self, {**_CHECKS, **self.CHECKS}, validates=validation or self.val_frac > 0)
+        chosen = self.nonlinearity == "tanh" or self.cell == "rnn"
+        self.require("nonlinearity", chosen, f"'tanh' for cell {self.cell!r}")
 
     def _jsonable(self) -> dict[str, Any]:
         options = plain(self)

@@ -77,7 +77,6 @@ def add_commands(commands: Any) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from .._run_folder import LAST, check
-    from ..checkpoint import read_header
 
     names, flags = option_names(CLASSIFY_FLAGS)
     given = {} if args.config is None else read_config(args.config, names)
@@ -89,7 +88,7 @@ def _train(args: argparse.Namespace) -> int:
         check(out, resume=args.resume, overwrite=args.overwrite)
         task: str = args.task or "classify"
         if args.resume:
-            task, saved = _saved(read_header(Path(out, LAST)), args.task)
+            task, saved = _saved(Path(out, LAST), args.task)
             given = {**saved, **given}
         estimator = _make(task, given, verbose=not args.quiet)
         estimator._check(args.validation is not None)
@@ -129,14 +128,16 @@ def _one_line_warnings() -> Iterator[None]:
         yield
 
 
-def _saved(header: dict[str, Any], task: str | None) -> tuple[str, dict[str, Any]]:
+def _saved(path: Path, task: str | None) -> tuple[str, dict[str, Any]]:
     """(the task of the run that is resumed, its options)"""
+    from ..checkpoint import read_header
     from ..classify.base import Estimator
+    from ..classify.estimators import estimator_in
 
+    header = read_header(path)
     options = header.get("options", {})
     kinds = {"sequence classifier": "classify", "sequence labeler": "label"}
-    kind = header.get("task", {}).get("kind")
-    there = kinds.get(kind, "regress-steps" if options.get("per_step") else "regress")
+    there = kinds.get(estimator_in(path, header).KIND, "regress-steps" if options.get("per_step") else "regress")
     if task not in (None, there):
         raise UsageError(
             f"argument --task: must be {there} as in the run that is resumed, got {task}", "classify train"
@@ -201,12 +202,15 @@ def _value_names(model: Any) -> list[str]:
 
 
 def _eval(args: argparse.Namespace) -> int:
+    from .._pictures import check_picture
     from ..classify import load
     from ..classify.confusion import confusion_matrix, plot_matrix, write_matrix
 
     file = args.confusion_matrix
     if file is not None and Path(file).suffix not in (".csv", ".png"):
         raise UsageError(f"argument --confusion-matrix: must end in .csv or .png, got {file}", "classify eval")
+    if file is not None and file.endswith(".png"):
+        check_picture(file)
     set_threads(args.threads)
     model = load(args.checkpoint)
     if file is not None and not model.has_classes:

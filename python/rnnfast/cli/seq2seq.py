@@ -168,9 +168,9 @@ def _search_options(args: argparse.Namespace, command: str, n_best: int = 1) -> 
 def _translate(args: argparse.Namespace) -> int:
     options = _search_options(args, "seq2seq translate", args.n_best)
     set_threads(args.threads)
+    from .._pictures import check_picture
     from ..seq2seq.data import encode, read_lines
     from ..seq2seq.fit import load
-    from ..seq2seq.plot import check_picture
 
     model, picture = load(args.checkpoint), args.attention_plot
     if picture is not None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..lm.text import read_text
 from ..lm.tokenizer import CharTokenizer, SpaceTokenizer, Tokenizer, WordTokenizer
 
-__all__ = ["LEVELS", "Pair", "encode", "make_tokenizers", "read_lines", "read_pairs", "split_pairs"]
+__all__ = ["LEVELS", "Pair", "encode", "known", "make_tokenizers", "read_lines", "read_pairs", "split_pairs"]
 
 Tokens = list[NDArray[np.int32]]
 LEVELS = ("char", "word", "space")
@@ -129,6 +129,13 @@ def encode(texts: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> Tokens:
             raise ValueError(f"{where}: must hold at least one symbol, got {text!r}")
         result.append(tokens)
     return result
+
+
+def known(tokens: NDArray[np.int32], tokenizer: Tokenizer) -> NDArray[np.int32]:
+    """A target to compare outputs with: what stands for a word that the vocabulary lacks is equal to none of theirs."""
+    if not isinstance(tokenizer, WordTokenizer):
+        return tokens
+    return np.where(tokens == tokenizer.words.index(tokenizer.UNK), np.int32(-1), tokens)
 
 
 def _short(value: Any) -> str:

@@ -17,7 +17,7 @@ from .._progress import Progress
 from ..batches import Bucketed
 from ..lm.tokenizer import from_dict
 from ..train import Result
-from .data import Pair, encode, make_tokenizers, read_pairs, split_pairs
+from .data import Pair, encode, known, make_tokenizers, read_pairs, split_pairs
 from .evaluate import score
 from .model import Seq2Seq
 from .options import Seq2SeqOptions
@@ -144,7 +144,7 @@ def evaluate_pairs(model: Seq2Seq, pairs: Pairs, **search: Any) -> dict[str, Any
     references: dict[str, list[Any]] = {}
     tokens: dict[str, Any] = {}
     for pair, s, t in zip(pairs, sources, targets, strict=True):
-        references.setdefault(pair.source, []).append(t)
+        references.setdefault(pair.source, []).append(known(t, model.tokenizers[1]))
         tokens[pair.source] = s
     found = model.generate(list(tokens.values()), **search)
     return {"loss": loss, "pairs": len(pairs), **score([h[0].tokens for h in found], list(references.values()))}
@@ -202,7 +202,9 @@ class Seq2SeqTask:
             return None
         loss, _ = self.module.evaluate(self.val_sources, self.val_targets)
         found = self._translate(_SCORED)
-        right = sum(np.array_equal(f, t) for f, t in zip(found, self.val_targets, strict=False))
+        assert self.module.tokenizers is not None
+        wanted = [known(t, self.module.tokenizers[1]) for t in self.val_targets[: len(found)]]
+        right = sum(np.array_equal(f, t) for f, t in zip(found, wanted, strict=True))
         return {"loss": loss, "right": right / len(found)}
 
     def _translate(self, count: int) -> list[Any]:
