@@ -8,6 +8,7 @@ in benchmarks/results/FOLDER. One whose results are not there stays as it is. Wi
 """
 
 import argparse
+import itertools
 import json
 import math
 import re
@@ -159,16 +160,20 @@ TORCH_GROUPS = {
 }
 
 
+TORCH_WAYS = {"ratio": "", "ratio to cell": "; torch by its cell"}
+
+
 def torch_backend(doc):
     lines = []
     for group, what in TORCH_GROUPS.items():
         for mode in ("forward", "forward+backward", ""):
             of = [r for r in doc["rows"] if r["group"] == group and mode_of(r) == mode]
-            for threads in sorted({r["threads"] for r in of}):
-                ratios = {r["name"]: r["ratio"] for r in of if r["threads"] == threads}
+            ways = [(key, of_way) for key, of_way in TORCH_WAYS.items() if any(key in r for r in of)]
+            for (key, of_way), threads in itertools.product(ways, sorted({r["threads"] for r in of})):
+                ratios = {r["name"]: r[key] for r in of if r["threads"] == threads}
                 mean = math.exp(sum(map(math.log, ratios.values())) / len(ratios))
                 worst = min(ratios, key=ratios.get)
-                cells = [what, mode.replace("+", " + "), str(threads), str(len(ratios)), f"{mean:.2f} ×"]
+                cells = [what + of_way, mode.replace("+", " + "), str(threads), str(len(ratios)), f"{mean:.2f} ×"]
                 lines.append([*cells, f"{ratios[worst]:.2f} ×, {worst.replace('/' + mode, '') if mode else worst}"])
     head = ["", "", "threads", "rows", "geometric mean", "lowest"]
     costs = []

@@ -173,7 +173,7 @@ def cells(quick: bool) -> Iterator[Row]:
 
 
 def steps(quick: bool) -> Iterator[Row]:
-    """One step of one sequence under no_grad, the state carried; ours is frozen."""
+    """One step of one sequence under no_grad, the state carried; ours is frozen. By nn.LSTM and by nn.LSTMCell."""
     for kind in ("LSTM", "GRU", "RNN"):
         for H in (64, 512):
             both = modules(kind, H, H)
@@ -189,6 +189,17 @@ def steps(quick: bool) -> Iterator[Row]:
                     return y
 
                 runs[name] = call
+            by_cell = getattr(nn, kind + "Cell")(H, H)
+            by_cell.load_state_dict({k.removesuffix("_l0"): v for k, v in both["torch"].state_dict().items()})
+            cell_x, zeros = x[0], torch.zeros(1, H)
+            cell_state: list[Any] = [(zeros, zeros) if kind == "LSTM" else zeros]
+
+            def call_cell(module: Any = by_cell, x: Any = cell_x, state: Any = cell_state) -> Any:
+                with torch.no_grad():
+                    made = state[0] = module(x, state[0])
+                return (made[0] if isinstance(made, tuple) else made)[None]
+
+            runs["torch cell"] = call_cell
             yield Row("steps", f"{kind}/H{H}", runs, lambda run: arrays(run()))
 
 
@@ -266,13 +277,15 @@ def measure(row: Row, threads: int, effort: Effort) -> dict[str, Any]:
     if row.answers is not None:
         expected = row.answers(row.runs["rnnfast"])
         for name in row.runs:
-            if name == "torch":
+            if name.startswith("torch"):
                 compare(expected, row.answers(row.runs[name]), TOLERANCE)
     timings = interleaved(row.runs, effort)
     seconds = {name: timing.to_dict() for name, timing in timings.items()}
     ours = seconds["rnnfast"]["median"]
     made = {"group": row.group, "name": row.name, "threads": threads, "seconds": seconds}
     made["ratio"] = round(seconds["torch"]["median"] / ours, 4)
+    if "torch cell" in seconds:
+        made["ratio to cell"] = round(seconds["torch cell"]["median"] / ours, 4)
     if "numpy" in seconds:
         made["overhead"] = ours - seconds["numpy"]["median"]
     made["noisy"] = any(timing.spread > NOISY for timing in timings.values())
@@ -296,6 +309,12 @@ def main(argv: list[str] | None = None) -> int:
     words = args.filter.split(",") if args.filter else [""]
     document = json.loads(args.out.read_text(encoding="utf-8")) if args.out.is_file() else {"rows": []}
     rows = {(row["name"], row["group"], row["threads"]): row for row in document["rows"]}
+    here = {**report.about(None), "torch": torch.__version__}
+    for key in ("rnnfast", "isa", "cpu", "cores", "python", "torch"):
+        if rows and document["info"].get(key) != here[key]:
+            parser.error(
+                f"{args.out} is of another machine or version ({key} {document['info'].get(key)!r}): remove it"
+            )
     for threads in args.threads:
         torch.set_num_threads(threads)
         for group in args.groups:
@@ -312,7 +331,7 @@ def main(argv: list[str] | None = None) -> int:
                     document = {
                         "kind": "rnnfast torch backend",
                         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                        "info": {**report.about(None), "torch": torch.__version__},
+                        "info": here,
                         "rows": list(rows.values()),
                     }
                     args.out.parent.mkdir(parents=True, exist_ok=True)

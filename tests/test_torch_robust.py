@@ -247,6 +247,47 @@ def test_batched_cotangents(torch, ours, name):
         torch.testing.assert_close([f[i] for f in found], list(expected))
 
 
+def test_gradients_mapped_over_cotangents(torch, ours):
+    """torch.vmap of torch.autograd.grad, as its documentation computes jacobians."""
+    mine, theirs = ours.GRU(2, 3).double(), torch.nn.GRU(2, 3).double()
+    theirs.load_state_dict(mine.state_dict())
+    found = []
+    for module in (mine, theirs):
+        x = torch.linspace(-1, 1, 8, dtype=torch.float64).view(4, 1, 2).requires_grad_()
+        y = module(x)[0]
+        cotangents = torch.eye(y.numel(), dtype=torch.float64).view(-1, *y.shape)
+        gradient = torch.vmap(lambda v, y=y, x=x: torch.autograd.grad(y, x, v, retain_graph=True)[0])
+        found.append(gradient(cotangents))
+    torch.testing.assert_close(*found)
+
+
+def test_compute_dtype_that_is_none(torch, ours):
+    module, x = ours.GRU(3, 4), torch.randn(5, 2, 3)
+    expected = module(x)[0]
+    for wrong in ("float32", torch.bfloat16, False):
+        module.compute_dtype = wrong
+        with pytest.raises(ValueError, match="compute_dtype must be None or 'bfloat16', got "):
+            module(x)
+    module.compute_dtype = None
+    assert torch.equal(module(x)[0], expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm. is deprecated")
+def test_weights_that_a_hook_computes_are_not_frozen(torch, ours):
+    def make():
+        return torch.nn.utils.weight_norm(ours.LSTM(3, 4), "weight_hh_l0")
+
+    one, other, x = make(), make(), torch.randn(5, 2, 3)
+    other.load_state_dict(one.state_dict())
+    with pytest.warns(RuntimeWarning, match="this LSTM is not frozen: a hook computes its weights"):
+        ours.freeze(other)
+    with torch.no_grad():
+        assert torch.equal(other(x)[0], one(x)[0])
+        one.weight_hh_l0_g.mul_(2)
+        other.weight_hh_l0_g.mul_(2)
+        assert torch.equal(other(x)[0], one(x)[0])
+
+
 @pytest.mark.parametrize("old", [True, False])
 @pytest.mark.filterwarnings("ignore")  # weight_norm of old is deprecated
 def test_weight_norm_and_tied_weights(torch, ours, old):

@@ -82,6 +82,6 @@ def _backward(
     if any(d is not None and torch._C._functorch.is_legacy_batchedtensor(d) for d in slopes):
         # is_grads_batched, which jacobian(vectorize=True) uses: no numbers to point at, and no rule to be called.
         return _plain.backward(call, slopes, wanted)
-    if torch.is_grad_enabled():  # the backward pass is to be differentiated
+    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():  # differentiated, or mapped over slopes
         return differentiable_backward(call, cache, slopes, wanted)
     return _cores.backward(call, cache, slopes, wanted, keeps_graph())

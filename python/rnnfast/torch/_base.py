@@ -76,6 +76,8 @@ class Module(Freezable):
         """What a module with parameters of this dtype computes in; "" is nothing that there are kernels for."""
         if self.compute_dtype is None:
             return _routes.DTYPES.get(dtype, "")
+        if self.compute_dtype != "bfloat16":
+            raise ValueError(f"compute_dtype must be None or 'bfloat16', got {self.compute_dtype!r}")
         if dtype is torch.float64:
             raise ValueError("compute_dtype='bfloat16' needs parameters of float32, got torch.float64")
         return "bfloat16" if dtype is torch.float32 else ""

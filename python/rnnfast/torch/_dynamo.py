@@ -26,9 +26,16 @@ def constant_in_graphs(function: Function) -> Function:
 
 def allow_compilation() -> None:
     if _CONFIG in sys.modules:
-        sys.modules[_CONFIG].allow_rnn = True  # type: ignore[attr-defined]
+        _allow(sys.modules[_CONFIG])
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+def _allow(config: Any) -> None:
+    config.allow_rnn = True
+    option: Any = getattr(config, "_config", {}).get("allow_rnn")
+    if hasattr(option, "default"):  # what is set is set for this thread alone
+        option.default = True
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -45,7 +52,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
             def exec_module(module: Any) -> None:
                 execute(module)
-                module.allow_rnn = True
+                _allow(module)
 
             loader.exec_module = exec_module
         return spec

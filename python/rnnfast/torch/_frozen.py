@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from typing import Any
 
 import torch
@@ -30,6 +31,17 @@ class Freezable:
 
     def _freeze(self) -> None:
         weights = self._current_weights()  # type: ignore[attr-defined]
+        own = set(map(id, self._parameters.values()))  # type: ignore[attr-defined]
+        if "parametrizations" not in self._modules and not own.issuperset(map(id, weights)):  # type: ignore[attr-defined]
+            # Those that are there now are of the last call; nothing tells when the next ones differ.
+            self._unfreeze()
+            warnings.warn(
+                f"this {type(self).__name__} is not frozen: a hook computes its weights anew at each call (torch.nn."
+                "utils.parametrizations can be frozen)",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return
         net = self._network(weights[0].dtype)  # type: ignore[attr-defined]
         if getattr(self, "proj_size", False):
             reason: str | None = "proj_size has no kernels yet"

@@ -35,7 +35,9 @@ def apply(call: Call, packed: Any) -> tuple[Tensor, ...]:
     if net.form == "packed" and not state:
         shape = net.num_layers * net.directions, int(given.lengths[0]), net.hidden_size
         state = (weights[0].new_zeros(shape),) * net.states
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state, *weights))
+    # An exported program is for inference first; where it is trained, backward computes forward again.
+    wanted = torch.is_grad_enabled() and not torch.compiler.is_exporting()
+    keep = wanted and any(t.requires_grad for t in (x, *state, *weights))
     made = torch.ops.rnnfast.forward(x, list(state), list(weights), *given, *net, keep)
     return tuple(made[:-1])
 
