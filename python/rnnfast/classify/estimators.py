@@ -198,14 +198,12 @@ class SequenceRegressor(Estimator):
         return self.n_outputs_
 
     def _learn_targets(self, y: Any, x: list[Array]) -> None:
-        if not self.per_step:
-            data.as_numbers("y", y, len(x), None)
-        first = np.asarray(data.per_step(y, x)[0] if self.per_step else y)
-        self.flat_ = first.ndim == 1  # predictions have no axis of outputs then
-        self.n_outputs_ = 1 if self.flat_ else first.shape[-1] if first.ndim == 2 else 0
+        name, first, count = ("y[0]", data.per_step(y, x)[0], len(x[0])) if self.per_step else ("y", y, len(x))
+        self.n_outputs_ = data.as_numbers(name, first, count, None).shape[1]
+        self.flat_ = np.ndim(first) == 1  # predictions have no axis of outputs then
 
     def _read_targets(self, y: Any, x: list[Array]) -> list[Array]:
-        outputs = self.n_outputs_ or None
+        outputs = self.n_outputs_
         if not self.per_step:
             return list(data.as_numbers("y", y, len(x), outputs))
         rows = enumerate(zip(data.per_step(y, x), x, strict=True))
