@@ -29,6 +29,7 @@ __all__ = [
     "RunOptions",
     "TrainingOptions",
     "check_frozen",
+    "check_nonlinearity",
     "check_options",
     "make_trainer",
     "one_of",
@@ -158,6 +159,11 @@ def check_options(o: TrainingOptions, checks: Mapping[str, Check], *, validates:
     o.require("min_learning_rate", lower, f"at most the learning rate ({o.learning_rate})")
     if not validates:
         _check_follows_no_loss(o, "with val_frac 0: there is nothing to validate on")
+
+
+def check_nonlinearity(o: Any) -> None:
+    """Raise OptionError where one is chosen that would do nothing."""
+    o.require("nonlinearity", o.nonlinearity == "tanh" or o.cell == "rnn", f"'tanh' for cell {o.cell!r}")
 
 
 def _check_follows_no_loss(o: TrainingOptions, where: str) -> None:

@@ -17,6 +17,7 @@ from .._options import (
     TRAINING_CHECKS,
     Check,
     TrainingOptions,
+    check_nonlinearity,
     check_options,
     one_of,
     optional,
@@ -116,8 +117,7 @@ class Parameters(TrainingOptions):
 
     def _check(self, validation: bool) -> None:
         check_options(self, {**_CHECKS, **self.CHECKS}, validates=validation or self.val_frac > 0)
-        chosen = self.nonlinearity == "tanh" or self.cell == "rnn"
-        self.require("nonlinearity", chosen, f"'tanh' for cell {self.cell!r}")
+        check_nonlinearity(self)
 
     def _jsonable(self) -> dict[str, Any]:
         options = plain(self)

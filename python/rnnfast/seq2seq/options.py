@@ -13,6 +13,7 @@ from .._options import (
     TRAINING_CHECKS,
     Check,
     RunOptions,
+    check_nonlinearity,
     check_options,
     one_of,
     optional,
@@ -104,8 +105,7 @@ class Seq2SeqOptions(RunOptions):
         """Nothing is chosen that would do nothing."""
         counts = "word" in (self.level, self.target_level)
         self.require("min_count", self.min_count == 1 or counts, "1 where no level is 'word'")
-        chosen = self.nonlinearity == "tanh" or self.cell == "rnn"
-        self.require("nonlinearity", chosen, f"'tanh' for cell {self.cell!r}")
+        check_nonlinearity(self)
         scored = self.attention_size is None or self.attention == "additive"
         self.require("attention_size", scored, "None where attention is not 'additive'")
         rises = self.scheduled_sampling_steps == 0 or self.scheduled_sampling > 0
