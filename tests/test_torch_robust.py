@@ -261,7 +261,7 @@ def test_gradients_mapped_over_cotangents(torch, ours):
     torch.testing.assert_close(*found)
 
 
-def test_compute_dtype_that_is_none(torch, ours):
+def test_a_compute_dtype_that_there_is_not_is_refused(torch, ours):
     module, x = ours.GRU(3, 4), torch.randn(5, 2, 3)
     expected = module(x)[0]
     for wrong in ("float32", torch.bfloat16, False):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..lm.text import read_text
 from ..lm.tokenizer import CharTokenizer, SpaceTokenizer, Tokenizer, WordTokenizer
 
-__all__ = ["LEVELS", "Pair", "encode", "known", "make_tokenizers", "read_lines", "read_pairs", "split_pairs"]
+__all__ = ["LEVELS", "Pair", "encode", "as_reference", "make_tokenizers", "read_lines", "read_pairs", "split_pairs"]
 
 Tokens = list[NDArray[np.int32]]
 LEVELS = ("char", "word", "space")
@@ -131,7 +131,7 @@ def encode(texts: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> Tokens:
     return result
 
 
-def known(tokens: NDArray[np.int32], tokenizer: Tokenizer) -> NDArray[np.int32]:
+def as_reference(tokens: NDArray[np.int32], tokenizer: Tokenizer) -> NDArray[np.int32]:
     """A target to compare outputs with: what stands for a word that the vocabulary lacks is equal to none of theirs."""
     if not isinstance(tokenizer, WordTokenizer):
         return tokens

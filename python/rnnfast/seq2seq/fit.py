@@ -17,7 +17,7 @@ from .._progress import Progress
 from ..batches import Bucketed
 from ..lm.tokenizer import from_dict
 from ..train import Result
-from .data import Pair, encode, known, make_tokenizers, read_pairs, split_pairs
+from .data import Pair, as_reference, encode, make_tokenizers, read_pairs, split_pairs
 from .evaluate import score
 from .model import Seq2Seq
 from .options import Seq2SeqOptions
@@ -144,7 +144,7 @@ def evaluate_pairs(model: Seq2Seq, pairs: Pairs, **search: Any) -> dict[str, Any
     references: dict[str, list[Any]] = {}
     tokens: dict[str, Any] = {}
     for pair, s, t in zip(pairs, sources, targets, strict=True):
-        references.setdefault(pair.source, []).append(known(t, model.tokenizers[1]))
+        references.setdefault(pair.source, []).append(as_reference(t, model.tokenizers[1]))
         tokens[pair.source] = s
     found = model.generate(list(tokens.values()), **search)
     return {"loss": loss, "pairs": len(pairs), **score([h[0].tokens for h in found], list(references.values()))}
@@ -203,7 +203,7 @@ class Seq2SeqTask:
         loss, _ = self.module.evaluate(self.val_sources, self.val_targets)
         found = self._translate(_SCORED)
         assert self.module.tokenizers is not None
-        wanted = [known(t, self.module.tokenizers[1]) for t in self.val_targets[: len(found)]]
+        wanted = [as_reference(t, self.module.tokenizers[1]) for t in self.val_targets[: len(found)]]
         right = sum(np.array_equal(f, t) for f, t in zip(found, wanted, strict=True))
         return {"loss": loss, "right": right / len(found)}
 
