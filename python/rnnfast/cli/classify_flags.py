@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from .._options import TrainingOptions
-from .lm_flags import FLAGS, Groups, choice_flag, float_flag, int_flag
+from .lm_flags import COMPUTE_DTYPE, FLAGS, Groups, choice_flag, float_flag, int_flag
 
 __all__ = ["CLASSIFY_FLAGS"]
 
@@ -22,11 +22,7 @@ _MODEL = [
     ("--vocab-size", "vocab_size", int_flag("how many tokens there are (default: as many as the largest says)")),
     ("--dropout", "dropout", float_flag("drop this part of what flows between layers and to the output (default: 0)")),
     ("--dtype", "dtype", choice_flag("precision (default: float32)", "float32", "float64")),
-    (
-        "--compute-dtype",
-        "compute_dtype",
-        choice_flag("of the recurrent layers' products (default: dtype)", "float32", "float64", "bfloat16"),
-    ),
+    COMPUTE_DTYPE,
     ("--seed", "seed", int_flag("draws weights, dropout, batches and the validation part (default: a fresh one)")),
 ]
 _DATA: list[tuple[str, str, dict[str, Any]]] = [

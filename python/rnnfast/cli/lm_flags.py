@@ -8,7 +8,17 @@ from typing import Any, TypeAlias
 
 from .common import seconds
 
-__all__ = ["FLAGS", "Groups", "add_train_flags", "choice_flag", "float_flag", "int_flag", "option_names", "time_flag"]
+__all__ = [
+    "COMPUTE_DTYPE",
+    "FLAGS",
+    "Groups",
+    "add_train_flags",
+    "choice_flag",
+    "float_flag",
+    "int_flag",
+    "option_names",
+    "time_flag",
+]
 
 Groups: TypeAlias = dict[str, list[tuple[str, str, dict[str, Any]]]]  # title: (spellings, option, details) of each flag
 
@@ -55,6 +65,11 @@ def choice_flag(help: str, *values: str) -> dict[str, Any]:
     return {"choices": values, "help": help}
 
 
+COMPUTE_DTYPE = (
+    "--compute-dtype",
+    "compute_dtype",
+    choice_flag("what the recurrent layers' products multiply (default: dtype)", "float32", "float64", "bfloat16"),
+)
 FLAGS: Groups = {
     "the text": [
         ("--level", "level", choice_flag("what a token is (default: char)", "char", "byte", "word")),
@@ -74,11 +89,7 @@ FLAGS: Groups = {
         ("--dropout", "dropout", float_flag("drop this part of what flows between layers (default: 0)")),
         ("--tie-weights", "tie_weights", {"action": "store_true", "help": "output weights are the embedding's"}),
         ("--dtype", "dtype", choice_flag("precision (default: float32)", "float32", "float64")),
-        (
-            "--compute-dtype",
-            "compute_dtype",
-            choice_flag("what the layers' products multiply (default: dtype)", "float32", "float64", "bfloat16"),
-        ),
+        COMPUTE_DTYPE,
         (
             "--device",
             "device",
