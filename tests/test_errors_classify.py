@@ -107,6 +107,26 @@ CASES = {
     ),
     "labels of steps, one a sequence": (fit(X, list(Y), SequenceLabeler), ValueError, ["y[0] must have", "got "]),
     "labels of steps, an array": (fit(X, Y, SequenceLabeler), ValueError, ["y must have shape (20, 12)", "(20,)"]),
+    "labels of more steps than X": (
+        fit(ARRAY, np.zeros((20, 7)), SequenceLabeler),
+        ValueError,
+        ["y must have shape (20, 6), a target for each step of X, got (20, 7)"],
+    ),
+    "labels of more steps than X has, of channels first, with lengths": (
+        fit(ARRAY, np.zeros((20, 4)), SequenceLabeler, lengths=[2] * 20, channels_first=True),
+        ValueError,
+        ["y must have shape (20, 3)", "got (20, 4)"],
+    ),
+    "numbers of more steps than X": (
+        fit(ARRAY, np.zeros((20, 7, 2)), SequenceRegressor, per_step=True),
+        ValueError,
+        ["y must have shape (20, 6)", "got (20, 7, 2)"],
+    ),
+    "validation of more steps than X": (
+        fit(ARRAY, np.arange(120).reshape(20, 6) % 2, SequenceLabeler, validation=(ARRAY, np.zeros((20, 7)))),
+        ValueError,
+        ["validation: y must have shape (20, 6)", "got (20, 7)"],
+    ),
     "labels of steps of other sequences": (fit(X, STEPS[:3], SequenceLabeler), ValueError, ["y must", "20", "got 3"]),
     "a step's label is NaN": (
         fit(X, changed(STEPS, 7, np.r_[np.nan, STEPS[7][1:]]), SequenceLabeler),

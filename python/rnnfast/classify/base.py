@@ -107,7 +107,7 @@ class Estimator(Parameters):
         self._check(validation is not None)
         _run_folder.check(out, resume=resume, overwrite=overwrite)
         seed = self._resumed_seed(Path(str(out), _run_folder.LAST)) if resume else self.seed
-        x = self._read(X, lengths)
+        x = self._read(X, lengths, y)
         if self.channels_first is None and data.looks_swapped(x):
             warnings.warn(
                 f"X has {x[0].shape[1]} channels and, in the middle, {np.median([len(s) for s in x]):g} steps, read as "
@@ -137,10 +137,14 @@ class Estimator(Parameters):
         check_frozen(self.FROZEN, {**self._jsonable(), "seed": seed}, saved)
         return seed
 
-    def _read(self, X: Any, lengths: Any) -> list[Array]:
+    def _read(self, X: Any, lengths: Any, y: Any = None) -> list[Array]:
         # What is scaled keeps its precision until then: a channel's mean may be large beside what it changes by.
         dtype = np.dtype(np.float64) if self.scale else parameter_dtype(self.dtype)
-        return data.read_sequences(X, lengths, channels_first=bool(self.channels_first), dtype=dtype)
+        first = bool(self.channels_first)
+        x = data.read_sequences(X, lengths, channels_first=first, dtype=dtype)
+        if self.of_steps:
+            data.check_steps(y, X, channels_first=first)
+        return x
 
     def _learn_inputs(self, x: list[Array]) -> None:
         self.tokens_ = x[0].ndim == 1
@@ -166,7 +170,7 @@ class Estimator(Parameters):
             if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
                 raise TypeError(f"validation must be (X, y) or (X, y, lengths), got {type(validation).__name__}")
             try:
-                x = self._read(validation[0], validation[2] if len(validation) == 3 else None)
+                x = self._read(validation[0], validation[2] if len(validation) == 3 else None, validation[1])
                 self._check_inputs(x)
                 return given, Part(x, self._read_targets(validation[1], x))
             except (TypeError, ValueError) as e:
@@ -234,18 +238,18 @@ class Estimator(Parameters):
 
     # ---- what it is for ----
 
-    def _outputs(self, X: Any, lengths: Any) -> tuple[list[Array], list[Array]]:
+    def _outputs(self, X: Any, lengths: Any, y: Any = None) -> tuple[list[Array], list[Array]]:
         """(the sequences, the model's outputs of each)"""
         if not hasattr(self, "model_"):
             raise NotFittedError(f"{type(self).__name__} must be fitted first: call fit, or load one that was saved")
-        x = self._read(X, lengths)
+        x = self._read(X, lengths, y)
         self._check_inputs(x)
         return x, outputs(self.model_, x, self._prepare, max(64, self.batch_size))
 
     def score(self, X: Any, y: Any, *, lengths: Any = None) -> float:
         """The accuracy, the part of labels that are predicted right; of a regressor R², the part of y's variance that
         is explained, as the mean over its outputs."""
-        x, found = self._outputs(X, lengths)
+        x, found = self._outputs(X, lengths, y)
         return next(iter(self._measure(found, self._read_targets(y, x)).values()))
 
     # ---- files ----

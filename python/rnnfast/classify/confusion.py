@@ -20,7 +20,7 @@ Counts: TypeAlias = NDArray[np.int64]
 def confusion_matrix(model: Any, X: Any, y: Any, *, lengths: Any = None) -> Counts:
     """(K, K) counts: row i, column j is how often a fitted classifier or labeler takes class i for class j, both in the
     order of its classes_. Arguments as for its score."""
-    x, found = model._outputs(X, lengths)
+    x, found = model._outputs(X, lengths, y)
     true = np.concatenate([np.atleast_1d(t) for t in model._read_targets(y, x)])
     got = np.concatenate([np.atleast_1d(np.argmax(f, axis=-1)) for f in found])
     count = len(model.classes_)

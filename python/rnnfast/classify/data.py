@@ -14,6 +14,7 @@ from .._inputs import as_array
 __all__ = [
     "as_labels",
     "as_numbers",
+    "check_steps",
     "encode",
     "fingerprint",
     "is_list",
@@ -198,6 +199,16 @@ def as_numbers(name: str, y: Any, count: int, outputs: int | None) -> Array:
         row, output = np.argwhere(~finite)[0]
         raise ValueError(f"{name}[{row}] must be finite, got {values[row, output]}")
     return values
+
+
+def check_steps(y: Any, X: Any, *, channels_first: bool) -> None:
+    """Raise ValueError where an array of targets has more steps than an array of sequences: `per_step` would cut it."""
+    if is_list(X) or not hasattr(y, "__array__") or np.ndim(y) < 2:
+        return
+    count, *axes = np.shape(X)
+    steps = axes[-1 if channels_first else 0]
+    if np.shape(y)[1] > steps:
+        raise ValueError(f"y must have shape ({count}, {steps}), a target for each step of X, got {np.shape(y)}")
 
 
 def per_step(y: Any, sequences: Sequences) -> list[Any]:
