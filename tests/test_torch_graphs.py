@@ -126,6 +126,40 @@ def test_operators_pass_torchs_own_checks(torch, kind):
         torch.library.opcheck(torch.ops.rnnfast.forward.default, arguments)
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "GRUCell", "tokens"])
+def test_double_backward_through_the_operators(torch, kind):
+    """A gradient penalty in a graph and under a mode that sees operators alone, against that of eager calls."""
+    import rnnfast.torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    if kind == "GRUCell":
+        module, x, options = rnnfast.torch.GRUCell(3, 4, dtype=torch.float64), torch.randn(2, 3), {}
+    else:
+        name = "LSTM" if kind == "tokens" else kind
+        module = getattr(rnnfast.torch, name)(3, 4, 2, bidirectional=True, dropout=0.5, dtype=torch.float64)
+        x = torch.tensor([[0, 1], [2, 2], [1, 0]]) if kind == "tokens" else torch.randn(3, 2, 3)
+        options = {"lengths": torch.tensor([3, 2])}
+    if kind != "tokens":
+        x = x.double().requires_grad_()
+
+    def penalty(call):
+        torch.manual_seed(3)  # of dropout
+        y = torch.utils._pytree.tree_leaves(call(x, **options))[0]
+        sources = [t for t in (x, *module.parameters()) if t.requires_grad]
+        first = torch.autograd.grad(y.square().sum(), sources, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), sources)
+
+    expected = penalty(module)
+    with Mode():
+        under_mode = penalty(module)
+    for found in (under_mode, penalty(torch.compile(module, fullgraph=True, backend="eager"))):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_compiled_before_anything_was_imported_by_torch(torch):
     """In a fresh process, where torch._dynamo is imported after rnnfast.torch; which must not import it."""
     code = """

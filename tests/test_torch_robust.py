@@ -273,6 +273,26 @@ def test_a_compute_dtype_that_there_is_not_is_refused(torch, ours):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm. is deprecated")
+def test_a_reload_while_weights_are_packed_is_seen(torch, ours, monkeypatch):
+    """As another thread may: the weights were read, and what is packed of them is not yet in its place."""
+    from rnnfast.torch._frozen import Freezable
+
+    module, other, x = ours.freeze(ours.GRU(3, 4)), ours.GRU(3, 4), torch.randn(5, 2, 3)
+    module.load_state_dict(module.state_dict())  # so that the next call packs
+    sources = Freezable._sources
+
+    def reload(self):
+        monkeypatch.undo()
+        module.load_state_dict(other.state_dict())
+        return sources(self)
+
+    with torch.no_grad():
+        monkeypatch.setattr(Freezable, "_sources", reload)
+        module(x)
+        assert Freezable._sources is sources
+        assert torch.equal(module(x)[0], other(x)[0])
+
+
 def test_weights_that_a_hook_computes_are_not_frozen(torch, ours):
     def make():
         return torch.nn.utils.weight_norm(ours.LSTM(3, 4), "weight_hh_l0")

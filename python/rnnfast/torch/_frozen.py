@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,12 +13,24 @@ from . import _cores, _routes
 __all__ = ["Freezable"]
 
 
-class _Pack:
-    """Packed weights and what they are of; a copy or pickle of it is None, so that those of a module are not frozen."""
+class _Pack(NamedTuple):
+    """Packed weights, and what they are of."""
 
-    def __init__(self, made_for: tuple[str, Any], weights: Any, sources: list[Any]) -> None:
-        self.made_for, self.weights = made_for, weights  # what a call computes in, and the device
-        self.sources: list[Any] | None = sources  # None where they have been written since
+    version: object  # of the weights: see _Frozen
+    made_for: tuple[str, Any]  # what a call computes in, and the device
+    weights: Any
+    sources: list[Any]
+
+
+class _Frozen:
+    """What freeze leaves in a module. `version` is another one after each write that the module knows of, so that what
+    was packed before or during it is told apart, whichever thread wrote.
+
+    A copy or pickle of it is None: copies of a module are not frozen."""
+
+    def __init__(self) -> None:
+        self.version = object()
+        self.pack: _Pack | None = None
 
     def __reduce__(self) -> Any:
         return type(None), ()
@@ -27,9 +39,11 @@ class _Pack:
 class Freezable:
     """A module with `_network(dtype)` and `_current_weights()`."""
 
-    _frozen: _Pack | None = None
+    _frozen: _Frozen | None = None
 
     def _freeze(self) -> None:
+        frozen = self._frozen or _Frozen()
+        version = frozen.version  # before the weights are read
         weights = self._current_weights()  # type: ignore[attr-defined]
         own = set(map(id, self._parameters.values()))  # type: ignore[attr-defined]
         if "parametrizations" not in self._modules and not own.issuperset(map(id, weights)):  # type: ignore[attr-defined]
@@ -56,14 +70,16 @@ class Freezable:
         packed = _cores.core_of(net, weights[0]).pack(_cores.unwrapped(weights))
         if packed is None:
             raise ValueError(f"the parameters are not what {net} takes")
-        self._frozen = _Pack((net.compute, weights[0].device), packed, self._sources())
+        frozen.pack = _Pack(version, (net.compute, weights[0].device), packed, self._sources())
+        self._frozen = frozen
 
     def _unfreeze(self) -> None:
         self.__dict__.pop("_frozen", None)
 
     def _packed(self, compute: str, weights: list[Any]) -> Any:
         """The packed weights, where there are some and this call can have them."""
-        if self._frozen is None:
+        frozen = self._frozen
+        if frozen is None:
             return None
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
             raise RuntimeError(
@@ -71,15 +87,13 @@ class Freezable:
             )
         if torch.compiler.is_compiling():
             return None  # an operator has no room for them
-        if self._frozen.sources is None:
+        if frozen.pack is None or frozen.pack.version is not frozen.version:
             self._freeze()
-        pack = self._frozen
+        pack = None if self._frozen is None else self._frozen.pack
         # torch.func.functional_call puts others in the parameters' place.
         if pack is None or pack.made_for != (compute, weights[0].device):
             return None
-        if not all(map(operator.is_, pack.sources or (), self._sources())):
-            return None
-        return pack.weights
+        return pack.weights if all(map(operator.is_, pack.sources, self._sources())) else None
 
     def _sources(self) -> list[Any]:
         """The parameters themselves, also those that a parametrization computes weights from."""
@@ -89,7 +103,7 @@ class Freezable:
 
     def _stale(self) -> None:
         if self._frozen is not None:
-            self._frozen.sources = None  # packed again by the next call: what computes weights may not be loaded yet
+            self._frozen.version = object()  # packed again by the next call: what computes weights may not be loaded yet
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         result = super()._apply(fn, recurse)  # type: ignore[misc]

@@ -1,5 +1,5 @@
 """The network as operators of PyTorch, `rnnfast::forward` and `rnnfast::backward`: for torch.compile, torch.export and
-tensors that are not plain ones. They are functional, have fake kernels, and forward is differentiable.
+tensors that are not plain ones. They are functional, have fake kernels, and are differentiable.
 
 `rnnfast::forward` returns y, the last states and the cache: a tensor of one byte that owns what backward needs (see
 _cores.forward). Where a graph hands backward a copy of it, or runs it twice, backward computes forward again.
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from . import _cores, _network
+from . import _cores, _network, _plain
 from ._autograd import keeps_graph
 from ._network import Call, Given, Network
 
@@ -74,28 +74,34 @@ def _fake_batch(net: Network, x: Tensor, given: Given, state: Any) -> Any:
 
 def _forward_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     x, state, weights, *rest = inputs
-    ctx.save_for_backward(output[-1], x, *state, *weights, *(t for t in rest[:3] if t is not None))
-    ctx.given = tuple(t is not None for t in rest[:3])
-    ctx.net, ctx.states = rest[3:-1], len(state)
+    _save(ctx, Call(Network(*rest[3:-1]), Given(*rest[:3]), x, tuple(state), tuple(weights)), output[-1])
 
 
 def _forward_backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
-    cache, x, *tensors = ctx.saved_tensors
-    net, states, weights = Network(*ctx.net), ctx.states, len(_network.weight_shapes(Network(*ctx.net)))
-    state, own, more = tensors[:states], tensors[states : states + weights], iter(tensors[states + weights :])
-    given = [next(more) if there else None for there in ctx.given]
+    (net, given, x, state, weights), (cache,) = _saved(ctx)
     need = ctx.needs_input_grad
-    of_states, of_weights = _each(need[1], states), any(_each(need[2], weights))
+    of_states, of_weights = _each(need[1], len(state)), any(_each(need[2], len(weights)))
     dy, *dstate = grads[:-1]
     dx, *rest = torch.ops.rnnfast.backward(
-        dy, dstate, x, state, own, cache, *given, *net, bool(need[0]), any(of_states), of_weights
+        dy, dstate, x, list(state), list(weights), cache, *given, *net, bool(need[0]), any(of_states), of_weights
     )
     return (
         dx if need[0] else None,
-        [d if want else None for d, want in zip(rest[:states], of_states, strict=True)],
-        rest[states:] if of_weights else [None] * weights,
+        [d if want else None for d, want in zip(rest[: len(state)], of_states, strict=True)],
+        rest[len(state) :] if of_weights else [None] * len(weights),
         *([None] * (len(Given._fields) + len(Network._fields) + 1)),
     )
+
+
+def _save(ctx: Any, call: Call, *tensors: Tensor) -> None:
+    ctx.save_for_backward(*(t for t in call.given if t is not None), *call.sources, *tensors)
+    ctx.net, ctx.given, ctx.count = call.net, [t is not None for t in call.given], len(call.sources)
+
+
+def _saved(ctx: Any) -> tuple[Call, list[Tensor]]:
+    tensors = iter(ctx.saved_tensors)
+    given = Given(*(next(tensors) if there else None for there in ctx.given))
+    return Call.of(ctx.net, given, [next(tensors) for _ in range(ctx.count)]), list(tensors)
 
 
 def _each(need: Any, count: int) -> list[bool]:
@@ -121,17 +127,31 @@ def _backward_fake(
     return [like.new_empty(t.shape if want else 0) for tensors, want in parts for t in tensors]
 
 
+def _backward_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    dy, dstate, x, state, weights, _, *rest = inputs
+    _save(ctx, Call(Network(*rest[3:-3]), Given(*rest[:3]), x, tuple(state), tuple(weights)), dy, *dstate)
+    ctx.wanted = rest[-3], *[rest[-2]] * len(state), *[rest[-1]] * len(weights)
+
+
+def _backward_backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+    """By PyTorch's own operations."""
+    call, slopes = _saved(ctx)
+    found = iter(_plain.second_backward(call, ctx.wanted, slopes, grads))
+    ddy, ddstate, dx = next(found), [next(found) for _ in slopes[1:]], next(found)
+    dstate = [next(found) for _ in call.state]
+    return ddy, ddstate, dx, dstate, list(found), *([None] * (1 + len(Given._fields) + len(Network._fields) + 3))
+
+
 def _register() -> None:
-    for name, schema, kernel, fake in (
-        ("forward", _FORWARD, _forward, _forward_fake),
-        ("backward", _BACKWARD, _backward, _backward_fake),
+    for name, schema, kernel, fake, context, gradient in (
+        ("forward", _FORWARD, _forward, _forward_fake, _forward_context, _forward_backward),
+        ("backward", _BACKWARD, _backward, _backward_fake, _backward_context, _backward_backward),
     ):
         operator = torch.library.custom_op(
             f"rnnfast::{name}", kernel, mutates_args=(), device_types=("cpu", "cuda"), schema=schema
         )
         operator.register_fake(fake)
-        if name == "forward":
-            operator.register_autograd(_forward_backward, setup_context=_forward_context)
+        operator.register_autograd(gradient, setup_context=context)
 
 
 _register()
