@@ -12,7 +12,21 @@ from hypothesis import strategies as st
 
 import rnnfast
 import tolerances
-from cases import CELLS, Case, assert_same, build, cases, difference, inputs, make_layer, number, plain, run, same_bits
+from cases import (
+    CELLS,
+    Case,
+    assert_same,
+    build,
+    cases,
+    difference,
+    inputs,
+    make_layer,
+    number,
+    plain,
+    results,
+    run,
+    same_bits,
+)
 from rnnfast import reference as ref
 
 pytestmark = pytest.mark.isa
@@ -140,6 +154,26 @@ def test_training_or_inference(cell, dtype, size):
         for got, got_end in ((y_kept, end_kept), (y_frozen, end_frozen)):
             assert same_bits(got, y)
             assert all(same_bits(a, b) for a, b in zip(states(got_end), states(end), strict=True))
+
+
+@DTYPES
+@PER_CELL
+@pytest.mark.parametrize("size", [*SIZES, Case("", 1, 3, 300, 300, layers=2)], ids=range(len(SIZES) + 1))
+def test_no_state_or_zeros(cell, dtype, size):
+    """Without a state the first step has no recurrent product, nor has it where backward computes forward again."""
+    problem = drawn(size, cell)
+    x, state, keywords = inputs(problem, dtype)
+    dy, expected = problem.dy.astype(number(dtype)), None
+    for threads in (1, 2):
+        for recompute in (False, True):
+            for start in (plain(tuple(np.zeros_like(s) for s in states(state))), None):
+                layer = make_layer(problem, dtype, recompute=recompute)
+                with rnnfast.threads(threads):
+                    y, end, cache = layer.forward(x, start, **keywords)
+                    dx, dstate = layer.backward(dy, None, cache)
+                found = results(problem.case, y, end, dx, dstate, layer.grads)
+                expected = expected or found
+                assert_same(found, expected)
 
 
 @DTYPES

@@ -129,8 +129,9 @@ def test_operators_pass_torchs_own_checks(torch, kind):
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "GRUCell", "tokens"])
 def test_double_backward_through_the_operators(torch, kind):
     """A gradient penalty in a graph and under a mode that sees operators alone, against that of eager calls."""
-    import rnnfast.torch
     from torch.utils._python_dispatch import TorchDispatchMode
+
+    import rnnfast.torch
 
     class Mode(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):

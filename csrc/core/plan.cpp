@@ -115,7 +115,7 @@ void single_step(const RnnConfig& config, const ForwardArgs<T, E>& args, const S
   const CellShape cell = cell_shape(config.cell);
   const Span own = part.panels;
   const int64_t inputs = args.token != nullptr ? 0 : args.input;
-  const int64_t per_unit = cell.input.count * inputs + cell.recurrent.count * args.hidden;
+  const int64_t per_unit = cell.input.count * inputs + (args.from_zeros ? 0 : cell.recurrent.count * args.hidden);
   const int64_t bytes = (own.end - own.begin) * k.lanes * per_unit * static_cast<int64_t>(sizeof(E));
   const int64_t cache = core_cache_bytes() * k.depth;
   if (bytes <= cache / 2 || bytes > kSweptCaches * cache) return forward(args, scratch, part, team);

@@ -106,6 +106,7 @@ struct RnnCache {
   RnnConfig config{};
   Schedule schedule;
   uint64_t seed = 0, step = 0;  // of dropout
+  bool from_zeros = false;      // no initial state was given
   std::shared_ptr<const PackedRnn<T, E>> weights;
   std::shared_ptr<PackedRnn<T, E>> own_weights;  // the same, where they were packed for this call
   Buffer<E> x;                                   // [rows][operand_stride(I)]

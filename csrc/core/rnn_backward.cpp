@@ -220,6 +220,7 @@ void BackwardPass<T, E>::recompute(int layer, int d, const Span& times, Team& te
   ForwardArgs<T, E> args = cache_.forward_args(layer, d);
   args.schedule = view_of(times);
   for (int k = 0; k < cell_.states && times.begin > 0; ++k) args.state0[k] = before_[k].data();
+  args.from_zeros = args.from_zeros && times.begin == 0;
   args.saved = work(layer, d).saved - rows_of(times).begin * cell_.saved * L_;
   args.panel_rows = panel_rows_of(most_rows_);
   kernels<T, E>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team, 0),

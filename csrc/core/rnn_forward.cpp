@@ -359,6 +359,7 @@ ForwardArgs<T, E> RnnCache<T, E>::forward_args(int layer, int d) {
   }
   args.y = {own.y.data() + d * config.hidden, config.directions * config.hidden, nullptr};
   for (int k = 0; k < kMaxStates; ++k) args.state0[k] = at.state0[k].data(), args.state[k] = at.state[k].data();
+  args.from_zeros = from_zeros;
   args.h0 = at.h0.data(), args.h = at.h.data(), args.h_stride = operand_stride<T, E>(config.hidden);
   args.keep_states = true;
   args.saved = at.saved.data();
@@ -376,6 +377,7 @@ void rnn_forward(const RnnConfig& config, const RnnWeights<T>* weights, std::sha
   RnnCache<T, E>& to = cache != nullptr ? *cache : *temporary;
   to.config = config;
   to.seed = dropout.seed, to.step = dropout.step;
+  to.from_zeros = state0[0] == nullptr;
   ForwardPass<T, E>(config, weights, std::move(packed), in, state0, out, to, cache != nullptr, threads).run();
 }
 

@@ -303,8 +303,9 @@ void forward(const ForwardArgs<T, E>& f, const Scratch<T, E>& scratch, const Par
       row.saved = f.saved != nullptr ? f.saved + r * C::saved * L : nullptr;
     }
     chunk_row += count;
-    if (f.r == nullptr) {
-      recurrent_product_unpacked<Cell>(f, scratch, part, count, team);
+    const bool from_zeros = s == 0 && f.from_zeros && !input_by_step;
+    if (from_zeros || f.r == nullptr) {
+      if (!from_zeros) recurrent_product_unpacked<Cell>(f, scratch, part, count, team);
       for (int64_t i = 0; i < count; ++i)
         for (int64_t panel = 0; panel < own; ++panel)
           cell_forward<Cell>(f, rows[i], rows[i].init + (panel * C::P + C::first) * L, pre_base + panel, panel);

@@ -89,6 +89,7 @@ struct ForwardArgs {
   const int32_t* token;               // [rows] which of the I columns [panel][I][inputs' run][L] it picks; else null
   const T* columns;
   const T* state0[kMaxStates];  // [batch][padded H]
+  bool from_zeros;              // state 0 is zeros: the first step has no recurrent product
   Rows<T> y;                    // row -> [H], state 0 of every step
   const E* h0;                  // where E is not T: state 0 as an operand, [batch][h_stride],
   E* h;                         // and the same of every step, [rows][h_stride]

@@ -164,7 +164,9 @@ def _phases(case: Case, threads: int, way: str) -> Iterator[Phase]:
     weights = list(_weights(case))
     # What a call touches once lies where everything that it touches fits.
     touched = element + (FLOAT if _backward(case) else 0)
-    all_bytes = sum(w + r for w, r in weights) * here * touched / of_weights
+    from_zeros = isinstance(case, Layer) and case.mode != "step"
+    unread = element if from_zeros and case.T == 1 else 0  # bytes of R's numbers
+    all_bytes = sum(w * touched + r * (touched - unread) for w, r in weights) * here / of_weights
     steps = _active(case)
     rows = sum(active * times for active, times in steps) / of_batch
 
@@ -172,12 +174,16 @@ def _phases(case: Case, threads: int, way: str) -> Iterator[Phase]:
         share = elements * here / of_weights
         return Phase(2 * rows * share, share * nbytes, size, times)
 
-    def recurrence(r: float) -> Iterator[Phase]:
-        for i, (active, times) in enumerate(steps):
-            if i == 0:
+    def recurrence(r: float, without: int) -> Iterator[Phase]:
+        """`without`: the steps, 0 or 1, that have no product."""
+        first = True
+        for active, times in steps:
+            times, without = times - without, 0
+            if first and times:
                 yield product(r, all_bytes, active / of_batch)
-            if times > (i == 0):
-                yield product(r, r * element / of_weights, active / of_batch, times=times - (i == 0))
+                times, first = times - 1, False
+            if times:
+                yield product(r, r * element / of_weights, active / of_batch, times=times)
 
     if isinstance(case, Model) and case.job == "sample":  # everything is read for every token
         elements = sum(w + r for w, r in weights) + case.V * case.H
@@ -185,13 +191,13 @@ def _phases(case: Case, threads: int, way: str) -> Iterator[Phase]:
         return
     for layer, (w, r) in enumerate(weights):
         yield product(w, all_bytes, rows)
-        yield from recurrence(r)
+        yield from recurrence(r, int(from_zeros))
         if _backward(case):
-            yield from recurrence(r)
+            yield from recurrence(r, 1)  # no step comes after the last one
             if layer or isinstance(case, Layer) or case.embedding:
                 yield product(w, all_bytes, rows)  # gradient of the input
             yield product(w, all_bytes, rows, FLOAT)
-            yield product(r, all_bytes, rows, FLOAT)
+            yield product(r, all_bytes, rows - from_zeros * steps[0][0] / of_batch, FLOAT)
     if isinstance(case, Model):
         output = case.V * case.H
         for _ in range(3):  # logits, gradient of the features, gradient of the weights

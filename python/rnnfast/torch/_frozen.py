@@ -102,8 +102,9 @@ class Freezable:
         return [*own, *modules["parametrizations"].parameters()] if "parametrizations" in modules else own
 
     def _stale(self) -> None:
+        # Packed again by the next call: what computes weights may not be loaded yet.
         if self._frozen is not None:
-            self._frozen.version = object()  # packed again by the next call: what computes weights may not be loaded yet
+            self._frozen.version = object()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         result = super()._apply(fn, recurse)  # type: ignore[misc]
