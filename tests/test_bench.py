@@ -287,6 +287,14 @@ def test_interleaved_takes_turns():
     assert len(few["a"].seconds) == len(few["b"].seconds) == 3
 
 
+def test_a_rest_lasts_until_no_thread_runs(monkeypatch):
+    used, slept = iter([0.0, 9.0, 9.0, 18.0, 18.0, 18.5]), []  # CPU seconds, before and after each sleep
+    monkeypatch.setattr(measure.time, "process_time", lambda: next(used))
+    monkeypatch.setattr(measure.time, "sleep", slept.append)
+    measure._rest(10.0)
+    assert slept == [10.0] * 3
+
+
 def test_timing_statistics():
     timing = measure.Timing((4.0, 2.0, 3.0, 8.0, 3.0), calls=7)
     assert (timing.median, timing.minimum, timing.spread) == (3.0, 2.0, pytest.approx(2 / 3))

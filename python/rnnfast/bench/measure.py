@@ -31,14 +31,13 @@ class AnswersDiffer(Exception):
 @dataclass(frozen=True)
 class Effort:
     """How long to measure a case: `repeats` blocks of `block` seconds for each peer, or fewer (at least `least`) once
-    `limit` seconds have passed. Before each block `settle` seconds of rest: the threads of whoever came before wait for
-    more work for some milliseconds, on the processors that the next one needs."""
+    `limit` seconds have passed. Before each block there is a rest, `settle` seconds at a time: see _rest."""
 
     repeats: int = 9
     least: int = 3
     block: float = 0.02
     limit: float = 4.0
-    settle: float = 0.02
+    settle: float = 0.01
 
 
 QUICK = Effort(repeats=5, least=3, block=0.005, limit=1.0)
@@ -105,9 +104,19 @@ def interleaved(runs: Mapping[str, Callable[[], object]], effort: Effort) -> dic
                 break
             first = turn % len(names)
             for name in names[first:] + names[:first]:
-                time.sleep(effort.settle)
+                _rest(effort.settle)
                 seconds[name].append(_block(runs[name], calls[name]))
     return {name: Timing(tuple(seconds[name]), calls[name]) for name in names}
+
+
+def _rest(settle: float) -> None:
+    """Until no thread of this process runs. Those of whoever came before wait for more work, some for 70 milliseconds,
+    on the processors that the next one needs."""
+    for _ in range(100):
+        before = time.process_time()
+        time.sleep(settle)
+        if time.process_time() - before <= settle / 10:
+            return
 
 
 def _block(run: Callable[[], object], calls: int) -> float:
