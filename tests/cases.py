@@ -171,6 +171,11 @@ def plain(states: tuple[np.ndarray, ...] | None):
     return states[0] if states is not None and len(states) == 1 else states
 
 
+def as_tuple(states) -> tuple[np.ndarray, ...]:
+    """The other way round."""
+    return states if isinstance(states, tuple) else (states,)
+
+
 def number(dtype: str) -> str:
     """The dtype of a layer's parameters and results; "bfloat16" is one that computes in it."""
     return "float32" if dtype == "bfloat16" else dtype
@@ -295,6 +300,25 @@ def _drawable(case: Case) -> Case:
     while case.T * case.H * case.layers * case.directions > 1500 and case.T > 1:
         case = dataclasses.replace(case, T=SIZES[SIZES.index(case.T) - 1])
     return case
+
+
+# One row, few rows, many rows; little and much work: each way to share it out, and sums over more than 256 terms.
+EACH_WAY = [
+    Case("", 1, 1, 1, 1),
+    Case("", 40, 1, 33, 129, layers=2),
+    Case("", 16, 3, 129, 129, bidirectional=True),
+    Case("", 33, 17, 16, 33, layers=2, bidirectional=True, lengths="random", reset=True),
+    Case("", 9, 129, 7, 64, lengths="random", reset=True),
+    Case("", 20, 64, 17, 64, layers=2, tokens=True),
+    Case("", 12, 16, 33, 64, layers=3, dropout=0.5, lengths="random"),
+]
+
+
+def drawn(case: Case, cell: str):
+    """The problem, without the search for pre-activations off the kink of relu: bits do not depend on it."""
+    problem = build(Case(**{**vars(case), "cell": "rnn_tanh" if cell == "rnn_relu" else cell}))
+    problem.case = Case(**{**vars(case), "cell": cell})
+    return problem
 
 
 def misaligned(a: np.ndarray) -> np.ndarray:

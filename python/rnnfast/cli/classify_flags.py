@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from .._options import TrainingOptions
-from .lm_flags import COMPUTE_DTYPE, FLAGS, Groups, choice_flag, float_flag, int_flag
+from .lm_flags import COMPUTE_DTYPE, DTYPE, FLAGS, Groups, choice_flag, float_flag, int_flag
 
 __all__ = ["CLASSIFY_FLAGS"]
 
@@ -21,7 +21,7 @@ _MODEL = [
     ("--embedding-size", "embedding_size", int_flag("feed tokens as learnt vectors of this size (default: one-hot)")),
     ("--vocab-size", "vocab_size", int_flag("how many tokens there are (default: as many as the largest says)")),
     ("--dropout", "dropout", float_flag("drop this part of what flows between layers and to the output (default: 0)")),
-    ("--dtype", "dtype", choice_flag("precision (default: float32)", "float32", "float64")),
+    DTYPE,
     COMPUTE_DTYPE,
     ("--seed", "seed", int_flag("draws weights, dropout, batches and the validation part (default: a fresh one)")),
 ]

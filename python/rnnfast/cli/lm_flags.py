@@ -10,6 +10,7 @@ from .common import seconds
 
 __all__ = [
     "COMPUTE_DTYPE",
+    "DTYPE",
     "FLAGS",
     "Groups",
     "add_train_flags",
@@ -65,6 +66,7 @@ def choice_flag(help: str, *values: str) -> dict[str, Any]:
     return {"choices": values, "help": help}
 
 
+DTYPE = ("--dtype", "dtype", choice_flag("precision (default: float32)", "float32", "float64"))
 COMPUTE_DTYPE = (
     "--compute-dtype",
     "compute_dtype",
@@ -88,7 +90,7 @@ FLAGS: Groups = {
         ),
         ("--dropout", "dropout", float_flag("drop this part of what flows between layers (default: 0)")),
         ("--tie-weights", "tie_weights", {"action": "store_true", "help": "output weights are the embedding's"}),
-        ("--dtype", "dtype", choice_flag("precision (default: float32)", "float32", "float64")),
+        DTYPE,
         COMPUTE_DTYPE,
         (
             "--device",

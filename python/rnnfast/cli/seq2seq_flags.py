@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from .._options import TRAINING_CHECKS
-from .lm_flags import COMPUTE_DTYPE, FLAGS, Groups, choice_flag, float_flag, int_flag
+from .lm_flags import COMPUTE_DTYPE, DTYPE, FLAGS, Groups, choice_flag, float_flag, int_flag
 
 __all__ = ["GROUPS"]
 
@@ -55,7 +55,7 @@ GROUPS: Groups = {
         ("--attention-size", "attention_size", int_flag("width of additive scores (default: --rnn-size)")),
         ("--bridge", "bridge", _switch("a layer between the encoder's state and the decoder's (default: no)")),
         ("--dropout", "dropout", float_flag("drop this part of what flows between layers (default: 0)")),
-        ("--dtype", "dtype", choice_flag("precision (default: float32)", "float32", "float64")),
+        DTYPE,
         COMPUTE_DTYPE,
         ("--seed", "seed", int_flag("draws weights, dropout and batches (default: a fresh one)")),
     ],

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..lm.text import read_text
 from ..lm.tokenizer import CharTokenizer, SpaceTokenizer, Tokenizer, WordTokenizer
 
-__all__ = ["LEVELS", "Pair", "encode", "as_reference", "make_tokenizers", "read_lines", "read_pairs", "split_pairs"]
+__all__ = ["LEVELS", "Pair", "as_reference", "encode", "make_tokenizers", "read_lines", "read_pairs", "split_pairs"]
 
 Tokens = list[NDArray[np.int32]]
 LEVELS = ("char", "word", "space")
