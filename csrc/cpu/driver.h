@@ -6,7 +6,7 @@
 // threads there is one barrier a step; where each thread has sequences of its own there is none.
 #pragma once
 
-#include "gemm.h"
+#include "gemm_unpacked.h"
 
 namespace rnnfast::RNNFAST_TARGET {
 
