@@ -151,7 +151,7 @@ def cuda(doc):
 
 TORCH_GROUPS = {
     "layers": "layers, the cases of the tables below",
-    "ragged": "unequal lengths: `lengths=`, torch packs and pads",
+    "ragged": "those of unequal lengths: `lengths=`, torch packs and pads",
     "packed": "a PackedSequence",
     "cells": "cells",
     "steps": "one step of one sequence under no_grad, frozen",
@@ -163,6 +163,10 @@ TORCH_GROUPS = {
 TORCH_WAYS = {"ratio": "", "ratio to cell": "; torch by its cell"}
 
 
+def geometric_mean(ratios):
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
+
+
 def torch_backend(doc):
     lines = []
     for group, what in TORCH_GROUPS.items():
@@ -171,9 +175,9 @@ def torch_backend(doc):
             ways = [(key, of_way) for key, of_way in TORCH_WAYS.items() if any(key in r for r in of)]
             for (key, of_way), threads in itertools.product(ways, sorted({r["threads"] for r in of})):
                 ratios = {r["name"]: r[key] for r in of if r["threads"] == threads}
-                mean = math.exp(sum(map(math.log, ratios.values())) / len(ratios))
                 worst = min(ratios, key=ratios.get)
-                cells = [what + of_way, mode.replace("+", " + "), str(threads), str(len(ratios)), f"{mean:.2f} ×"]
+                mean = f"{geometric_mean(ratios.values()):.2f} ×"
+                cells = [what + of_way, mode.replace("+", " + "), str(threads), str(len(ratios)), mean]
                 lines.append([*cells, f"{ratios[worst]:.2f} ×, {worst.replace('/' + mode, '') if mode else worst}"])
     head = ["", "", "threads", "rows", "geometric mean", "lowest"]
     costs = []
@@ -182,6 +186,9 @@ def torch_backend(doc):
         if found:
             costs.append(f"{report.duration(found[len(found) // 2])} ({mode.replace('+', ' and ')})")
     about = "How many times as long torch.nn takes for the same, both through PyTorch."
+    grid = [r["ratio"] for r in doc["rows"] if r["group"] in ("layers", "ragged")]
+    if grid:
+        about += f" Geometric mean of the first two groups, the grid of the tables below: {geometric_mean(grid):.2f} ×."
     if costs:
         about += f" Around the kernels PyTorch costs {', '.join(costs)}: by how much the medians of tiny layers are"
         about += " above those of the NumPy layers with the same weights and input; of all these, the median."

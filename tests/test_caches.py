@@ -57,12 +57,12 @@ def test_a_kept_cache_gives_the_same_bits_again(cell, dtype, size):
 RECOMPUTED = [
     *EACH_WAY,
     Case("", 100, 32, 17, 33, layers=2, dropout=0.5),
-    Case("", 100, 16, 7, 65, bidirectional=True, reset=True, layers=2),
     Case("", 90, 50, 7, 33, reset=True),
     Case("", 600, 4, 7, 64, lengths="random"),
-    Case("", 50, 32, 7, 129, reset=True),
     Case("", 7, 1, 17, 33, layers=2, bidirectional=True),
     # On other instruction sets, some of which take a quarter of a minute for each, only at length.
+    pytest.param(Case("", 100, 16, 7, 65, bidirectional=True, reset=True, layers=2), marks=pytest.mark.large),
+    pytest.param(Case("", 50, 32, 7, 129, reset=True), marks=pytest.mark.large),
     pytest.param(Case("", 100, 16, 7, 129, bidirectional=True, reset=True, layers=2), marks=pytest.mark.large),
     pytest.param(Case("", 100, 32, 7, 129, layers=2, reset=True), marks=pytest.mark.large),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from itertools import product
 
 import numpy as np
 import pytest
@@ -143,22 +144,21 @@ def test_no_state_or_zeros(cell, dtype, size):
     problem = drawn(size, cell)
     x, state, keywords = inputs(problem, dtype)
     dy, expected = problem.dy.astype(number(dtype)), None
-    for threads in (1, 2):
-        for recompute in (False, True):
-            for start in (plain(tuple(np.zeros_like(s) for s in as_tuple(state))), None):
-                layer = make_layer(problem, dtype, recompute=recompute)
-                with rnnfast.threads(threads):
-                    y, end, cache = layer.forward(x, start, **keywords)
-                    dx, dstate = layer.backward(dy, None, cache)
-                found = results(problem.case, y, end, dx, dstate, layer.grads)
-                expected = expected or found
-                assert_same(found, expected)
+    for threads, recompute in ((1, False), (2, True)):
+        for start in (plain(tuple(np.zeros_like(s) for s in as_tuple(state))), None):
+            layer = make_layer(problem, dtype, recompute=recompute)
+            with rnnfast.threads(threads):
+                y, end, cache = layer.forward(x, start, **keywords)
+                dx, dstate = layer.backward(dy, None, cache)
+            found = results(problem.case, y, end, dx, dstate, layer.grads)
+            expected = expected or found
+            assert_same(found, expected)
 
 
 @DTYPES
 @PER_CELL
-@pytest.mark.parametrize("batch", [1, 2, 7, 19, 30, 45, 62])  # many rows lie in the lanes, which are full or nearly so
-@pytest.mark.parametrize("hidden", [1, 16, 37, 300])
+# Many rows lie in the lanes, where they fill vectors or nearly so.
+@pytest.mark.parametrize("batch, hidden", [*product([1, 7], [1, 16, 37, 300]), *product([14, 19, 30, 45], [37, 300])])
 def test_one_step_with_the_callers_weights_or_packed_ones(cell, dtype, batch, hidden):
     problem = drawn(Case("", 1, batch, 45, hidden, layers=2, bidirectional=hidden != 16, tokens=hidden == 37), cell)
     layer = make_layer(problem, dtype)
