@@ -52,6 +52,7 @@ def interrupt():
         "backward, mostly gradients of weights": lambda: wide.backward(y_wide, None, cache_wide, keep_cache=True),
         "fused loss": lambda: rnnfast.ops.linear_cross_entropy(weight, weight, None, target, dweight=grad),
     }
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin by ignoring it
     rows = []
     draw = random.Random(0)
     for name, call in calls.items():

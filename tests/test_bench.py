@@ -185,6 +185,8 @@ def test_cases(quick):
     assert len({case.name for case in every}) == len(every)
     assert {case.cell for case in every if isinstance(case, Layer)} == set(CELLS)
     assert {case.job for case in every if isinstance(case, Model)} == set(tables.JOBS)
+    assert {case.dtype for case in every} == ({"float32"} if quick else {"float32", "bfloat16"})
+    assert quick or {case.dtype for case in every if isinstance(case, Model)} == {"float32", "bfloat16"}
     assert cases.select(every, None) == every
     assert cases.select(every, " lstm/forward/ , nothing,") == [c for c in every if c.name.startswith("lstm/forward/")]
 

@@ -104,6 +104,7 @@ MODELS = (
     Model("step", T=35, B=20, V=10_000, H=650, embedding=650),
     *(Model("sample", T=200, B=streams, H=H) for H in (128, 512) for streams in (1, 16)),
 )
+BFLOAT16_MODELS = (Model("step", T=64, B=64, H=512, dtype="bfloat16"),)
 QUICK_MODELS = (Model("step", T=50, B=50), Model("sample", T=50, B=1))
 
 
@@ -125,7 +126,7 @@ def all_cases(quick: bool = False) -> list[Case]:
         Layer(cell, mode, *SHAPES[i], **variant) for variant, places in VARIANTS for i in places for cell, mode in pairs
     ]
     layers += [Layer(cell, "step", 1, 1, H, H) for H in STREAMS for cell in CELLS]
-    return [*layers, *MODELS]
+    return [*layers, *MODELS, *(BFLOAT16_MODELS if len(dtypes) > 1 else ())]
 
 
 def _computes_in(dtype: str) -> bool:

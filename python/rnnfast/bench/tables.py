@@ -88,7 +88,9 @@ def models_table(doc: Document) -> str:
     names = _columns(rows)
     lines = []
     for r in rows:
-        cells = [JOBS[r["config"]["job"]].format_map(r["config"]).replace("1 streams", "one stream"), str(r["threads"])]
+        job = JOBS[r["config"]["job"]].format_map(r["config"]).replace("1 streams", "one stream")
+        mark = "" if r["config"]["dtype"] == "float32" else f": {r['config']['dtype']}"
+        cells = [job + mark, str(r["threads"])]
         cells += [duration(r["seconds"][OURS]["median"]) + _mark(r), _fraction(r)]
         cells += ["" if "rest" not in r else f"{r['rest']:.0%}", *(_peer(r, name) for name in names)]
         lines.append(cells)
