@@ -10,10 +10,10 @@ in benchmarks/results/FOLDER. One whose results are not there stays as it is. Wi
 import argparse
 import itertools
 import json
-import math
 import re
 import sys
 from pathlib import Path
+from statistics import geometric_mean
 
 from rnnfast.bench import report, tables
 
@@ -161,10 +161,6 @@ TORCH_GROUPS = {
 
 
 TORCH_WAYS = {"ratio": "", "ratio to cell": "; torch by its cell"}
-
-
-def geometric_mean(ratios):
-    return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
 def torch_backend(doc):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import exp, log
+from statistics import geometric_mean
 from typing import Any
 
 from .cases import CELLS, MODES, Layer, from_config, lengths
@@ -64,7 +64,7 @@ def means_table(doc: Document) -> str:
             of = [r for r in rows if (r["config"]["mode"], r["config"]["cell"]) == pair]
             values = [best_ratio(r) if name == "best of them" else ratios(r).get(name) for r in of]
             known = [value for value in values if value is not None]
-            cells.append(times(exp(sum(map(log, known)) / len(known))) if known else "")
+            cells.append(times(geometric_mean(known)) if known else "")
         if any(cells[1:]):
             lines.append(cells)
     return markdown(["geometric mean against", *HEADS], lines)
