@@ -51,38 +51,31 @@ struct Across {
       for (int q = 0; q < Q; ++q) sum[u][q].store(sums + (u * Q + q) * L);
   }
 
-  // Columns [k, k + length) of L rows from `row` on as x[k][Q][L]; the last row stands for those behind it.
-  static void pack_rows(const Rows<const T>& a, Span rows, int64_t row, int64_t k, int64_t length, int q, T* x) {
-    const T* from[L];
-    for (int i = 0; i < L; ++i) from[i] = row_of(a, row + i < rows.end ? row + i : rows.end - 1) + k;
-    int64_t c = 0;
-    for (; c + L <= length; c += L) {
-      V block[L];
-#pragma GCC unroll 16
-      for (int i = 0; i < L; ++i) block[i] = V::load(from[i] + c);
-      transpose(block);
-#pragma GCC unroll 16
-      for (int i = 0; i < L; ++i) block[i].store(x + (c + i) * q * L);
-    }
-    for (; c < length; ++c)
-      for (int i = 0; i < L; ++i) x[c * q * L + i] = from[i][c];
-  }
-
-  // The L units of one pre-activation of a panel, for L rows each: what the rows have as sums[unit][Q][L].
-  static void load_sums(const Rows<const T>& init, Span rows, int64_t row, int64_t offset, int q, T* sums) {
+  // to[i][Q][L]: element first + i of L rows, from `row` on, side by side; the last row stands for those behind it.
+  static void load_across(const Rows<const T>& from, Span rows, int64_t row, int64_t first, int q, T* to) {
     V block[L];
 #pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) block[i] = V::load(row_of(init, row + i < rows.end ? row + i : rows.end - 1) + offset);
+    for (int i = 0; i < L; ++i) block[i] = V::load(row_of(from, row + i < rows.end ? row + i : rows.end - 1) + first);
     transpose(block);
 #pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) block[i].store(sums + i * q * L);
+    for (int i = 0; i < L; ++i) block[i].store(to + i * q * L);
   }
-  static void store_sums(const T* sums, int q, const Rows<T>& out, Span rows, int64_t row, int64_t offset) {
+
+  // The other way round; there is nothing behind the last row.
+  static void store_across(const T* sums, int q, const Rows<T>& out, Span rows, int64_t row, int64_t offset) {
     V block[L];
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i) block[i] = V::load(sums + i * q * L);
     transpose(block);
     for (int i = 0; i < L && row + i < rows.end; ++i) block[i].store(row_of(out, row + i) + offset);
+  }
+
+  // Columns [k, k + length) of L rows as x[k][Q][L].
+  static void pack_rows(const Rows<const T>& a, Span rows, int64_t row, int64_t k, int64_t length, int q, T* x) {
+    int64_t c = 0;
+    for (; c + L <= length; c += L) load_across(a, rows, row, k + c, q, x + c * q * L);
+    for (; c < length; ++c)
+      for (int i = 0; i < L; ++i) x[c * q * L + i] = row_of(a, row + i < rows.end ? row + i : rows.end - 1)[k + c];
   }
 
   template <int Q>
@@ -92,26 +85,20 @@ struct Across {
     const int64_t block = kUnpackedBytes / (Q * L * static_cast<int64_t>(sizeof(T))) / L * L;
     for (int64_t k = 0; k < g.run_length; k += block) {
       const int64_t length = g.run_length - k < block ? g.run_length - k : block;
+      const Rows<const T> so_far = k == 0 ? g.init : Rows<const T>{g.out.base, g.out.stride, g.out.index};
       for (int q = 0; q < Q; ++q) pack_rows(g.a, rows, rows.begin + q * L, k, length, Q, scratch + q * L);
       for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
         const int64_t left = u.hidden - (first_panel + panel) * L;
         for (int n = 0; n < g.n; ++n) {
           const int64_t in = panel * g.init_panel + n * L, out = panel * g.out_panel + n * L;
-          for (int q = 0; q < Q; ++q) {
-            const int64_t first = rows.begin + q * L;
-            if (k == 0) {
-              load_sums({g.init.base, g.init.stride, g.init.index}, rows, first, in, Q, sums + q * L);
-            } else {
-              load_sums({g.out.base, g.out.stride, g.out.index}, rows, first, out, Q, sums + q * L);
-            }
-          }
+          for (int q = 0; q < Q; ++q) load_across(so_far, rows, rows.begin + q * L, k == 0 ? in : out, Q, sums + q * L);
           const T* weight = u.weight + weight_row(u.run, n, u.hidden, first_panel + panel, L, 0) * u.width + k;
           for (int unit = 0; unit < L && unit < left; unit += kUnits) {
             const T* w[kUnits];  // behind the last unit it again: nothing reads those sums
             for (int i = 0; i < kUnits; ++i) w[i] = weight + (unit + i < left ? unit + i : left - 1) * u.width;
             tile<Q>(w, scratch, length, sums + unit * Q * L);
           }
-          for (int q = 0; q < Q; ++q) store_sums(sums + q * L, Q, g.out, rows, rows.begin + q * L, out);
+          for (int q = 0; q < Q; ++q) store_across(sums + q * L, Q, g.out, rows, rows.begin + q * L, out);
         }
         if (kernel_stopped(team)) return;
       }
