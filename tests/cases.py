@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 import tolerances
@@ -18,6 +19,8 @@ from rnnfast import reference as ref
 SIZES = (1, 2, 7, 16, 17, 33, 64, 129)
 LENGTHS = (None, "full", "random")
 CELLS = ref.CELLS
+PER_CELL = pytest.mark.parametrize("cell", CELLS)
+PER_DTYPE = pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 
 
 @dataclass(frozen=True)
@@ -312,6 +315,7 @@ EACH_WAY = [
     Case("", 20, 64, 17, 64, layers=2, tokens=True),
     Case("", 12, 16, 33, 64, layers=3, dropout=0.5, lengths="random"),
 ]
+PER_WAY = pytest.mark.parametrize("size", EACH_WAY, ids=range(len(EACH_WAY)))
 
 
 def drawn(case: Case, cell: str):

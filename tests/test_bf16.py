@@ -17,11 +17,10 @@ import pytest
 
 import rnnfast
 from bf16_cases import assert_rounded_alike, floats, relu
-from cases import CELLS, Case, build, oracle, run
+from cases import PER_CELL, Case, build, oracle, run
 from rnnfast import lm
 from rnnfast import reference as ref
 
-PER_CELL = pytest.mark.parametrize("cell", CELLS)
 isa = pytest.mark.isa
 
 

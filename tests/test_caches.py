@@ -8,8 +8,10 @@ import pytest
 import rnnfast
 import tolerances
 from cases import (
-    CELLS,
     EACH_WAY,
+    PER_CELL,
+    PER_DTYPE,
+    PER_WAY,
     Case,
     as_tuple,
     assert_same,
@@ -24,8 +26,6 @@ from cases import (
 )
 
 pytestmark = pytest.mark.isa
-DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-PER_CELL = pytest.mark.parametrize("cell", CELLS)
 
 
 def backward(layer, problem, cache, dtype, **options):
@@ -37,9 +37,9 @@ def backward(layer, problem, cache, dtype, **options):
     return out if dx is None else out | {"dx": dx}
 
 
-@DTYPES
+@PER_DTYPE
 @PER_CELL
-@pytest.mark.parametrize("size", EACH_WAY, ids=range(len(EACH_WAY)))
+@PER_WAY
 def test_a_kept_cache_gives_the_same_bits_again(cell, dtype, size):
     problem = drawn(size, cell)
     layer = make_layer(problem, dtype)
@@ -68,7 +68,7 @@ RECOMPUTED = [
 ]
 
 
-@DTYPES
+@PER_DTYPE
 @PER_CELL
 @pytest.mark.parametrize("size", RECOMPUTED, ids=range(len(RECOMPUTED)))
 def test_gates_that_are_computed_again(cell, dtype, size):
@@ -109,7 +109,7 @@ def test_caches_alive_together(cell):
         assert_same(backward(layer, problems[k], caches[k], "float32"), expected[k])
 
 
-@DTYPES
+@PER_DTYPE
 @PER_CELL
 def test_weights_changed_between_forward_and_backward(cell, dtype):
     """Backward takes the weights of its forward, or refuses."""
@@ -130,7 +130,7 @@ def test_weights_changed_between_forward_and_backward(cell, dtype):
     assert not same_bits(y, make_layer(problem, dtype)(x, state)[0]), "a call takes the parameters as they are now"
 
 
-@DTYPES
+@PER_DTYPE
 @PER_CELL
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("batch, inputs_, hidden", [(1, 130, 129), (3, 5, 7), (40, 33, 65)])

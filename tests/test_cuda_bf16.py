@@ -10,7 +10,7 @@ import pytest
 
 import rnnfast
 from bf16_cases import assert_rounded_alike, floats, relu
-from cases import CELLS, Case, assert_same, build, make_layer, oracle, run
+from cases import CELLS, PER_CELL, Case, assert_same, build, make_layer, oracle, run
 from emulated import SCHEDULES, access_counts, emulating, needs_device
 from rnnfast import cuda, lm
 from rnnfast import reference as ref
@@ -18,7 +18,6 @@ from rnnfast import reference as ref
 pytestmark = needs_device
 
 KINDS = ("persistent", "step")
-PER_CELL = pytest.mark.parametrize("cell", CELLS)
 PER_KIND = pytest.mark.parametrize("kind", KINDS)
 
 SIZES = [

@@ -11,12 +11,23 @@ from hypothesis import strategies as st
 
 import rnnfast
 import tolerances
-from cases import CELLS, SIZES, Case, assert_close, assert_same, build, difference, make_layer, oracle, run, same_bits
+from cases import (
+    PER_CELL,
+    SIZES,
+    Case,
+    assert_close,
+    assert_same,
+    build,
+    difference,
+    make_layer,
+    oracle,
+    run,
+    same_bits,
+)
 from rnnfast import reference as ref
 from rnnfast.random import CounterRng
 
 pytestmark = pytest.mark.isa
-PER_CELL = pytest.mark.parametrize("cell", CELLS)
 
 
 def module_mask(p, seed, step, index, shape):

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 import rnnfast
 from cases import (
-    CELLS,
     EACH_WAY,
+    PER_CELL,
+    PER_DTYPE,
+    PER_WAY,
     Case,
     as_tuple,
     assert_same,
@@ -32,13 +34,11 @@ from cases import (
 from rnnfast import reference as ref
 
 pytestmark = pytest.mark.isa
-DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-PER_CELL = pytest.mark.parametrize("cell", CELLS)
 
 
-@DTYPES
+@PER_DTYPE
 @PER_CELL
-@pytest.mark.parametrize("size", EACH_WAY, ids=range(len(EACH_WAY)))
+@PER_WAY
 def test_run_to_run_and_for_any_number_of_threads(cell, dtype, size):
     problem = drawn(size, cell)
     results = []
@@ -50,7 +50,7 @@ def test_run_to_run_and_for_any_number_of_threads(cell, dtype, size):
         assert_same(other, results[0])
 
 
-@DTYPES
+@PER_DTYPE
 @PER_CELL
 @given(data=st.data())
 def test_threads_any_shape(cell, dtype, data):
@@ -61,9 +61,9 @@ def test_threads_any_shape(cell, dtype, data):
         assert_same(run(problem, dtype), expected)
 
 
-@DTYPES
+@PER_DTYPE
 @PER_CELL
-@pytest.mark.parametrize("size", EACH_WAY, ids=range(len(EACH_WAY)))
+@PER_WAY
 def test_a_row_alone_or_in_a_batch(cell, dtype, size):
     problem = drawn(size, cell)
     layer = make_layer(problem, dtype)
@@ -95,7 +95,7 @@ def test_rows_in_any_order_and_number(cell, batch):
         assert same_bits(part, whole[:, rows])
 
 
-@DTYPES
+@PER_DTYPE
 @PER_CELL
 @pytest.mark.parametrize("size", [s for s in EACH_WAY if not s.bidirectional], ids=str)
 @pytest.mark.parametrize("chunk", [1, 2, 7])
@@ -118,9 +118,9 @@ def test_chunks_of_any_length(cell, dtype, size, chunk):
         assert same_bits(part, whole)
 
 
-@DTYPES
+@PER_DTYPE
 @PER_CELL
-@pytest.mark.parametrize("size", EACH_WAY, ids=range(len(EACH_WAY)))
+@PER_WAY
 def test_training_or_inference(cell, dtype, size):
     problem = drawn(Case(**{**vars(size), "dropout": 0.0}), cell)
     layer = make_layer(problem, dtype)
@@ -136,7 +136,7 @@ def test_training_or_inference(cell, dtype, size):
             assert all(same_bits(a, b) for a, b in zip(as_tuple(got_end), as_tuple(end), strict=True))
 
 
-@DTYPES
+@PER_DTYPE
 @PER_CELL
 @pytest.mark.parametrize("size", [*EACH_WAY, Case("", 1, 3, 300, 300, layers=2)], ids=range(len(EACH_WAY) + 1))
 def test_no_state_or_zeros(cell, dtype, size):
@@ -155,7 +155,7 @@ def test_no_state_or_zeros(cell, dtype, size):
             assert_same(found, expected)
 
 
-@DTYPES
+@PER_DTYPE
 @PER_CELL
 # Many rows lie in the lanes, where they fill vectors or nearly so.
 @pytest.mark.parametrize("batch, hidden", [*product([1, 7], [1, 16, 37, 300]), *product([14, 19, 30, 45], [37, 300])])
@@ -207,7 +207,7 @@ def test_gradients_of_few_rows_are_summed_as_those_of_many(cell, dtype, inputs_,
         assert np.array_equal(got, expected)  # zero may have either sign
 
 
-@DTYPES
+@PER_DTYPE
 @PER_CELL
 @pytest.mark.parametrize("batch", [1, 3, 17])
 @pytest.mark.parametrize("tokens", [False, True])
@@ -235,7 +235,7 @@ def test_stream_equals_the_whole_sequence(cell, dtype, batch, tokens):
     assert same_bits(stream.step(x[0]), layer(x[:1], plain(tuple(start)))[0][0])
 
 
-@DTYPES
+@PER_DTYPE
 @PER_CELL
 @pytest.mark.parametrize("threads", [1, 2])
 def test_single_steps_of_weights_that_fill_a_cache(cell, dtype, threads):
@@ -259,7 +259,7 @@ def test_single_steps_of_weights_that_fill_a_cache(cell, dtype, threads):
             assert all(same_bits(a, b) for a, b in zip(as_tuple(now), as_tuple(end), strict=True))
 
 
-@DTYPES
+@PER_DTYPE
 @PER_CELL
 @pytest.mark.parametrize(
     "size", [Case("", 5, 3, 7, 17), Case("", 20, 64, 65, 64, bidirectional=True, lengths="random")]
