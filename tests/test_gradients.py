@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tolerances
-from cases import CELLS, Case, build, cases, inputs, make_layer, run
+from cases import CELLS, Case, as_tuple, build, cases, inputs, make_layer, run
 from differences import check_gradients
 
 SHAPES = [
@@ -31,13 +31,13 @@ def check(case: Case, most: int) -> None:
     layer = make_layer(problem, "float64")
     grads = {name[1:]: value for name, value in run(problem, layer=layer).items() if name.startswith("d")}
     x, state, keywords = inputs(problem, "float64")
-    states = () if state is None else state if isinstance(state, tuple) else (state,)
+    states = () if state is None else as_tuple(state)
 
     def loss() -> float:
         layer.rng.step = problem.rng_step
         y, end, _ = layer.forward(x, state, **keywords)
         total = np.where(problem.valid, y * problem.dy, 0).sum()
-        for s, d in zip(end if isinstance(end, tuple) else (end,), problem.dstate, strict=True):
+        for s, d in zip(as_tuple(end), problem.dstate, strict=True):
             total += (s * d).sum()
         return float(total)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tolerances
-from cases import CELLS, Case, assert_close, assert_same, build, cases, oracle, plain, run_reference
+from cases import CELLS, Case, as_tuple, assert_close, assert_same, build, cases, oracle, plain, run_reference
 from differences import check_gradients
 from peer_torch import KINDS, run_torch, without_given_state
 from rnnfast import reference as ref
@@ -34,7 +34,7 @@ def variables(problem):
 
 
 def loss_of(problem, y, state) -> float:
-    states = state if isinstance(state, tuple) else (state,)
+    states = as_tuple(state)
     total = np.where(problem.valid, y * problem.dy, 0).sum()
     return float(total + sum((s * d).sum() for s, d in zip(states, problem.dstate, strict=True)))
 

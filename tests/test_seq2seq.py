@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import rnnfast
-from cases import same_bits
+from cases import as_tuple, same_bits
 from differences import check_gradients
 from rnnfast import optim
 from rnnfast import reference as ref
@@ -50,7 +50,7 @@ def expected_log_probabilities(model, source, target):
     table = p.get("encoder.embedding.weight", p.get("decoder.embedding.weight"))
     x = np.eye(5)[source] if table is None else table[source]
     memory, state = layer(model, "encoder.rnn.", x, None, cell)
-    state = state if isinstance(state, tuple) else (state,)
+    state = as_tuple(state)
     if c["bidirectional"]:  # (L * 2, 1, H): both directions of a layer side by side
         state = tuple(
             s.reshape(-1, 2, 1, s.shape[-1]).transpose(0, 2, 1, 3).reshape(-1, 1, 2 * s.shape[-1]) for s in state

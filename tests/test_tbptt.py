@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import rnnfast
 import tolerances
-from cases import assert_close
+from cases import as_tuple, assert_close
 from rnnfast import lm, ops, tbptt
 from rnnfast import reference as ref
 
@@ -65,7 +65,7 @@ def close(got, expected, what="value"):
 
 
 def assert_states(got, expected):
-    for a, b in zip(*(s if isinstance(s, tuple) else (s,) for s in (got, expected)), strict=True):
+    for a, b in zip(as_tuple(got), as_tuple(expected), strict=True):
         close(a, b)
 
 

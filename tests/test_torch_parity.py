@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import rnnfast
 import tolerances
-from cases import CELLS, Case, assert_close, build, cases, difference, make_layer, run
+from cases import CELLS, Case, as_tuple, assert_close, build, cases, difference, make_layer, run
 from peer_torch import KINDS, run_torch, torch_module, without_given_state
 from scales import assert_single
 
@@ -57,7 +57,7 @@ def test_torch_shapes(torch, cell, batch_first):
         y, state = layer(x)
         their_y, their_state = module(torch.from_numpy(x))
         assert y.shape == tuple(their_y.shape)
-        for s, t in zip(*((s if isinstance(s, tuple) else (s,)) for s in (state, their_state)), strict=True):
+        for s, t in zip(as_tuple(state), as_tuple(their_state), strict=True):
             assert s.shape == tuple(t.shape)
 
 
