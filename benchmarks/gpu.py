@@ -78,7 +78,7 @@ def measure(cell: str, size: tuple[int, int, int, int], repeats: int) -> dict[st
         leaf = inputs.detach().requires_grad_()
         y, _ = module(leaf)
         if backward:
-            module.zero_grad(set_to_none=False)
+            module.zero_grad(set_to_none=True)
             y.backward(dy)
         return y, leaf.grad
 
@@ -120,8 +120,7 @@ def own_step(layer: Any, x: Any, dy: Any, backward: bool = True) -> Any:
     y, _, cache = layer.forward(x)
     dx = None
     if backward:
-        layer.zero_grad()
-        dx, _ = layer.backward(dy, None, cache)
+        dx, _ = layer.backward(dy, None, cache, accumulate=False)
     return y, dx
 
 

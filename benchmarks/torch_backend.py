@@ -109,9 +109,8 @@ def layer(case: cases.Layer) -> Row:
     x, slope = data["x"], data["dy"]
 
     def numpy_training() -> None:
-        own.zero_grad()
         _, _, cache = own.forward(x, lengths=lengths)
-        own.backward(slope, None, cache, want_dstate0=False)
+        own.backward(slope, None, cache, want_dstate0=False, accumulate=False)
 
     runs["numpy"] = (lambda: own(x, lengths=lengths)) if case.mode == "forward" else numpy_training
     return Row("ragged" if case.ragged else "layers", case.name, runs, lambda run: arrays(run()))

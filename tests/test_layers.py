@@ -13,6 +13,7 @@ import rnnfast
 import tolerances
 from cases import (
     CELLS,
+    PER_DTYPE,
     Case,
     assert_close,
     assert_same,
@@ -393,6 +394,30 @@ def test_gradients_accumulate(cell):
     layer.zero_grad()
     assert not any(g.any() for g in layer.grads.values())
     assert arrays == {name: id(a) for name, a in (layer.params | {f"d{k}": g for k, g in layer.grads.items()}).items()}
+
+
+@PER_DTYPE
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (70, 5)])  # rows that are multiplied as they are, few and many
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_take_the_place_of_what_is_there(cell, tokens, shape, dtype):
+    problem = build(Case(cell, *shape, 7, 19, layers=2, bidirectional=True, tokens=tokens))
+    layer = make_layer(problem, dtype)
+    expected = run(problem, dtype, layer=layer)
+    arrays = {name: id(grad) for name, grad in layer.grads.items()}
+    x, state, _ = inputs(problem, dtype)
+    dy, dstate = problem.dy.astype(layer.dtype), plain(tuple(d.astype(layer.dtype) for d in problem.dstate))
+    _, _, cache = layer.forward(x, state)
+    for grad in layer.grads.values():
+        grad.fill(np.nan)
+    layer.backward(dy, None, cache, keep_cache=True, accumulate=False)
+    without_dstate = {name: grad.copy() for name, grad in layer.grads.items()}
+    layer.zero_grad()
+    layer.backward(dy, None, cache, keep_cache=True)
+    assert_same(without_dstate, layer.grads)
+    layer.backward(dy, dstate, cache, accumulate=False)
+    assert_same({name: expected[f"d{name}"] for name in layer.grads}, layer.grads)
+    assert arrays == {name: id(grad) for name, grad in layer.grads.items()}
 
 
 def test_state_gradients_of_a_cut_state_are_zero():

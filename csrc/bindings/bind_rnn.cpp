@@ -101,9 +101,9 @@ class Rnn {
   }
 
   // Returns dx (None for tokens) and the gradients of the initial states, where wanted; adds to the parameters'
-  // gradients.
+  // gradients or, without `accumulate`, takes their place.
   py::tuple backward(Cache<T, E>& of, const std::optional<StridedRows<T>>& dy, const OptionalArrays<T>& dstate,
-                     bool want_dx, bool want_dstate0, bool keep, int threads) const {
+                     bool want_dx, bool want_dstate0, bool keep, bool accumulate, int threads) const {
     if (of.cache == nullptr) throw py::value_error("cache is in use by another thread, or used");
     const std::shared_ptr<RnnCache<T, E>> shared = keep ? of.cache : std::move(of.cache);
     const bool whole = keep || shared.use_count() > 1;  // a pass of another thread still reads it
@@ -137,7 +137,7 @@ class Rnn {
       io.dstate0[k] = first.mutable_data();
       dstates[static_cast<size_t>(k)] = std::move(first);
     }
-    io.gradients = gradients_.data(), io.weights = weights_.data();
+    io.gradients = gradients_.data(), io.weights = weights_.data(), io.assign = !accumulate;
     without_gil([&] { rnn_backward<T, E>(cache, io, whole, threads); });
     if constexpr (std::is_same_v<T, E>) {
       if (owner != nullptr) *owner = std::move(cache.x);
@@ -224,7 +224,7 @@ void bind_type(py::module_& m, const std::string& suffix) {
            py::arg("lengths"), py::arg("reset"), py::arg("keep"), py::arg("copy"), py::arg("dropout"), py::arg("seed"),
            py::arg("step"), py::arg("packed"), py::arg("threads"))
       .def("backward", &Rnn<T, E>::backward, py::arg("cache"), py::arg("dy"), py::arg("dstate"), py::arg("want_dx"),
-           py::arg("want_dstate0"), py::arg("keep"), py::arg("threads"))
+           py::arg("want_dstate0"), py::arg("keep"), py::arg("accumulate"), py::arg("threads"))
       .def("stepper", [](const Rnn<T, E>& r, std::shared_ptr<Packed> packed, int64_t batch, int threads) {
         return std::make_unique<RnnStepper<T, E>>(r.config(), std::move(packed), batch, threads);
       });

@@ -103,6 +103,7 @@ class _Rnn(Generic[_Array, _Packed, _Cache, _Stepper]):
         want_dx: bool,
         want_dstate0: bool,
         keep: bool,
+        accumulate: bool,
         threads: int,
     ) -> tuple[_Array | None, tuple[_Array, ...]]: ...
     def stepper(self, packed: _Packed, batch: int, threads: int) -> _Stepper: ...

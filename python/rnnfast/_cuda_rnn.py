@@ -133,17 +133,21 @@ class DeviceRnn:
 
     def backward(
         self, cache: DeviceCache, kind: Kind, seq: Sequences, dy: DeviceArray | None, dstate: list[DeviceArray | None],
-        want_dx: bool, want_dstate0: bool, keep: bool, grads: list[DeviceArray | None] | None = None,
+        want_dx: bool, want_dstate0: bool, keep: bool, accumulate: bool, grads: list[DeviceArray | None] | None = None,
     ) -> tuple[DeviceArray | None, list[DeviceArray]]:  # fmt: skip
-        """`grads`: what those of the parameters are added to, if others than the layer's own."""
+        """`grads`: where those of the parameters go, if others than the layer's own."""
+        grads = self._grads if grads is None else grads
         dx = kind.empty((*seq.leading, self._input)) if want_dx and not cache.tokens else None
         if dx is not None and seq.padded:
             cuda._cuda.fill(dx.address, 0, dx.nbytes, kind.stream)
         count = self._states if want_dstate0 else 0
         first = [kind.empty((self._rows, seq.batch, self._hidden)) for _ in range(count)]
+        for grad in () if accumulate else grads:
+            if grad is not None:
+                cuda._cuda.fill(grad.address, 0, grad.nbytes, kind.stream)
         self._core.backward(
             cache.core,
-            _addresses(self._grads if grads is None else grads),
+            _addresses(grads),
             0 if dy is None else dy.address,
             _addresses(dstate),
             0 if dx is None else dx.address,

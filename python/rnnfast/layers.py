@@ -236,7 +236,14 @@ class Recurrent(Module):
         return kind.result(y), state if self._states > 1 else state[0], Cache(self, core, seq) if keep else None
 
     def _back_on_device(
-        self, dy: Any, dstate: State, cache: Cache, want_dx: bool, want_dstate0: bool, keep_cache: bool
+        self,
+        dy: Any,
+        dstate: State,
+        cache: Cache,
+        want_dx: bool,
+        want_dstate0: bool,
+        keep_cache: bool,
+        accumulate: bool,
     ) -> tuple[Any, State]:
         self._core.check_device()
         seq, core = cache._sequences, cache._core
@@ -244,7 +251,7 @@ class Recurrent(Module):
         width = self.num_directions * self.hidden_size
         dy = self._core.floats("dy", dy, (seq.steps, width) if seq.unbatched else (*seq.leading, width), kind)
         dstates = self._core.states("dstate", dstate, self._state_shape(seq), kind)
-        dx, first = self._core.backward(core, kind, seq, dy, dstates, want_dx, want_dstate0, keep_cache)
+        dx, first = self._core.backward(core, kind, seq, dy, dstates, want_dx, want_dstate0, keep_cache, accumulate)
         if seq.unbatched:
             dx = None if dx is None else dx.reshape(seq.steps, -1)
             first = [s.reshape(*self._state_shape(seq)) for s in first]
@@ -260,6 +267,7 @@ class Recurrent(Module):
         want_dx: bool = True,
         want_dstate0: bool = True,
         keep_cache: bool = False,
+        accumulate: bool = True,
     ) -> tuple[Array | None, State]:
         """The gradients of a forward pass, with the weights of that time.
 
@@ -268,11 +276,12 @@ class Recurrent(Module):
             dstate: gradient of the final state, of its shape; None is zeros.
             cache: what `forward` returned. It is used up unless `keep_cache`.
             want_dx, want_dstate0: False saves the work for a gradient that is not needed, and None is returned for it.
+            accumulate: add to `grads`. False takes their place, as after zero_grad(), which it saves.
 
         Returns:
-            dx (None where x was integers) and the gradient of the initial state. Those of the parameters are added to
-            `grads`, without a lock: not from two threads at a time. After an error they are as before, and after a
-            Ctrl-C that stopped the call; one that comes when it is about to end is raised behind it.
+            dx (None where x was integers) and the gradient of the initial state. Those of the parameters go to `grads`,
+            without a lock: not from two threads at a time. After an error they are as before, and after a Ctrl-C that
+            stopped the call; one that comes when it is about to end is raised behind it.
         """
         if not isinstance(cache, Cache):
             raise TypeError(f"cache must be what forward returned, got {type(cache).__name__}")
@@ -283,7 +292,7 @@ class Recurrent(Module):
                 "cache must not have been used, got one that backward has consumed (keep_cache=True keeps it)"
             )
         if self.device is not None:
-            return self._back_on_device(dy, dstate, cache, want_dx, want_dstate0, keep_cache)
+            return self._back_on_device(dy, dstate, cache, want_dx, want_dstate0, keep_cache, accumulate)
         seq = cache._sequences
         width = self.num_directions * self.hidden_size
         if dy is not None:
@@ -291,7 +300,9 @@ class Recurrent(Module):
             dy = as_rows("dy", dy, shape, self.dtype)
             dy = dy[:, None] if seq.unbatched else dy
         dstates = check_state("dstate", dstate, self._states, self._state_shape(seq), self.dtype)
-        dx, first = self._core.backward(cache._core, dy, dstates, want_dx, want_dstate0, keep_cache, get_num_threads())
+        dx, first = self._core.backward(
+            cache._core, dy, dstates, want_dx, want_dstate0, keep_cache, accumulate, get_num_threads()
+        )
         if seq.unbatched:
             dx, first = None if dx is None else dx[:, 0], tuple(s[:, 0] for s in first)
         if not want_dstate0:

@@ -106,9 +106,9 @@ def _our_layer(case: Layer, params: Arrays, data: Arrays) -> Runner:
         return Runner(OURS, lambda: stream.step(row, out), lambda: first_outputs(lambda: stream.step(row)))
 
     def forward_backward() -> tuple[Any, Any, Any]:
-        layer.zero_grad()
         y, state, cache = layer.forward(x, lengths=cut, copy=False)  # torch holds on to its weights, too
-        dx, _ = layer.backward(dy, None, cache, want_dstate0=False)  # nor does torch make it for the zeros
+        # Nor does torch make a gradient for the zeros, or add to one that is None.
+        dx, _ = layer.backward(dy, None, cache, want_dstate0=False, accumulate=False)
         return y, state, dx
 
     def answers() -> Arrays:

@@ -129,8 +129,9 @@ class GpuRnn:
             dy, *dstate = (None if d is None else kind.floats("a gradient", d) for d in slopes)
             sums = [_zeros(kind, shape) if any(wanted[n:]) else None for shape in weight_shapes(net)]
             dx, first = self._rnn.backward(
-                owner.kept.cache, kind, seq, dy, dstate, wanted[0], any(wanted[1:n]), True, self._by_direction(sums)
-            )
+                owner.kept.cache, kind, seq, dy, dstate, wanted[0], any(wanted[1:n]), True, True,
+                self._by_direction(sums),
+            )  # fmt: skip
             starts: Sequence[DeviceArray | None] = first or [None] * (n - 1)
             made = zip((dx, *starts, *sums), (*wanted[:n], *[True] * len(sums)), strict=True)
             return tuple(kind.result(d) if want else None for d, want in made)
