@@ -134,18 +134,37 @@ def test_weights_changed_between_forward_and_backward(cell, dtype):
 @PER_CELL
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("batch, inputs_, hidden", [(1, 130, 129), (3, 5, 7), (40, 33, 65)])
-def test_parameters_read_where_they_are(cell, dtype, steps, batch, inputs_, hidden):
-    """Without copies of them: the same bits, and with a single step less memory."""
+def test_arrays_read_where_they_are(cell, dtype, steps, batch, inputs_, hidden):
+    """Without copies of x, y and the parameters: the same bits for less memory, and nothing is written to."""
     problem = drawn(Case(cell, steps, batch, inputs_, hidden, layers=2, bidirectional=True), cell)
     layer = make_layer(problem, dtype)
     x, state, _ = inputs(problem, dtype)
     for threads in (1, 2):
         with rnnfast.threads(threads):
-            caches = [layer.forward(x, state, copy=copied)[2] for copied in (True, False)]
-            sizes = [cache.nbytes for cache in caches]
-            assert sizes[1] < sizes[0] if steps == 1 else sizes[1] == sizes[0]
-            copied, read = (backward(layer, problem, cache, dtype) for cache in caches)
-        assert_same(read, copied)
+            y, _, read = layer.forward(x, state, copy=False)
+            kept = layer.forward(x, state)[2]
+            assert read.nbytes < kept.nbytes
+            before = x.copy(), y.copy()
+            assert_same(backward(layer, problem, read, dtype), backward(layer, problem, kept, dtype))
+            assert same_bits(x, before[0]) and same_bits(y, before[1])
+
+
+@PER_CELL
+@pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"recompute": True}], ids=str)
+@pytest.mark.parametrize("lengths", [None, "random"])
+def test_arrays_of_any_layout_read_where_they_are(cell, options, lengths):
+    case = Case(cell, 70, 9, 33, 34, layers=2, bidirectional=True, lengths=lengths, reset=True, tokens=False)
+    problem = drawn(case, cell)
+    layer = make_layer(problem, "float32", **options)
+    x, state, keywords = inputs(problem, "float32")
+    if layer.batch_first:
+        x, problem.dy = x.swapaxes(0, 1).copy(), problem.dy.swapaxes(0, 1)
+        keywords["reset"] = keywords["reset"].T
+    expected = backward(layer, problem, layer.forward(x, state, **keywords)[2], "float32")
+    _, _, cache = layer.forward(x, state, **keywords, copy=False)
+    del _  # y lives on in the cache
+    assert_same(backward(layer, problem, cache, "float32", keep_cache=True), expected)
+    assert_same(backward(layer, problem, cache, "float32"), expected)
 
 
 @PER_CELL

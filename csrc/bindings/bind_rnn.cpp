@@ -31,6 +31,7 @@ template <class T, class E>
 struct Cache {
   std::shared_ptr<RnnCache<T, E>> cache;  // null once it is used; shared with the passes that run
   bool batch_first = false, one_hot = false;
+  std::optional<Array<T>> x, y;  // those of the call, where they are read in place
 };
 
 // A layer's parameters and gradients: fixed NumPy arrays, read and added to where they are.
@@ -39,7 +40,7 @@ class Rnn {
  public:
   Rnn(const std::string& cell, int64_t input, int64_t hidden, int layers, int directions, bool recompute,
       OptionalArrays<T> params, OptionalArrays<T> grads)
-      : config_{cell_of(cell), input, hidden, layers, directions, 0.0, recompute, false},
+      : config_{cell_of(cell), input, hidden, layers, directions, 0.0, recompute, false, false},
         states_(cell_shape(config_.cell).states),
         params_(std::move(params)),
         grads_(std::move(grads)) {
@@ -59,7 +60,7 @@ class Rnn {
   }
 
   // x (T, B, I), or tokens (T, B); batch first: (B, T, ...). Returns y, the states and, if `keep`, the cache; without
-  // `copy` that one may read the parameters where they are.
+  // `copy` that one may read x, y and the parameters where they are.
   py::tuple forward(const std::optional<Array<T>>& x, const std::optional<Array<int32_t>>& tokens, bool batch_first,
                     const OptionalArrays<T>& state0, const std::optional<Array<int32_t>>& lengths,
                     const std::optional<Array<bool>>& reset, bool keep, bool copy, double dropout, uint64_t seed,
@@ -89,9 +90,10 @@ class Rnn {
       states[static_cast<size_t>(k)] = std::move(last);
     }
     RnnConfig config = config_;
-    config.dropout = dropout, config.weights_stay = !copy;
+    config.dropout = dropout, config.inputs_stay = config.y_stays = !copy;
     auto cache = std::make_unique<Cache<T, E>>();
     cache->batch_first = batch_first, cache->one_hot = tokens.has_value();
+    if (!copy) cache->x = x, cache->y = y;
     without_gil([&] {
       if (keep) cache->cache = std::make_shared<RnnCache<T, E>>(in.layout);
       rnn_forward<T, E>(config, weights_.data(), std::move(packed), in, state, out, cache->cache.get(), {seed, step},
@@ -106,6 +108,7 @@ class Rnn {
                      bool want_dx, bool want_dstate0, bool keep, bool accumulate, int threads) const {
     if (of.cache == nullptr) throw py::value_error("cache is in use by another thread, or used");
     const std::shared_ptr<RnnCache<T, E>> shared = keep ? of.cache : std::move(of.cache);
+    const std::optional<Array<T>> x = keep ? of.x : std::exchange(of.x, {}), y = keep ? of.y : std::exchange(of.y, {});
     const bool whole = keep || shared.use_count() > 1;  // a pass of another thread still reads it
     RnnCache<T, E>& cache = *shared;
     const Schedule& schedule = cache.schedule;
@@ -113,6 +116,9 @@ class Rnn {
     const auto time = [&](int64_t n) { return of.batch_first ? n : n * batch; };
     const auto row = [&](int64_t n) { return of.batch_first ? n * steps : n; };
     RnnBackward<T> io{};
+    const int64_t out_width = config_.directions * config_.hidden;
+    io.x = data_or_null(x), io.x_strides = {time(config_.input), row(config_.input)};
+    io.y = data_or_null(y), io.y_strides = {time(out_width), row(out_width)};
     if (dy) {
       const auto stride = [&](int axis) { return dy->strides(axis) / static_cast<int64_t>(sizeof(T)); };
       io.dy = dy->data(), io.dy_strides = {stride(of.batch_first ? 1 : 0), stride(of.batch_first ? 0 : 1)};
@@ -122,10 +128,10 @@ class Rnn {
     Buffer<T>* owner = nullptr;
     if (over_x != nullptr) {
       if constexpr (std::is_same_v<T, E>) dx = array_of(cache.x, {steps, batch, config_.input}, owner);
-      io.dx = over_x, io.dx_strides = {time(config_.input), row(config_.input)};
+      io.dx = over_x, io.dx_strides = io.x_strides;
     } else if (want_dx && !of.one_hot) {
       Array<T> made({of.batch_first ? batch : steps, of.batch_first ? steps : batch, config_.input});
-      io.dx = made.mutable_data(), io.dx_strides = {time(config_.input), row(config_.input)};
+      io.dx = made.mutable_data(), io.dx_strides = io.x_strides;
       if (schedule.ragged()) std::fill_n(io.dx, made.size(), T(0));
       dx = std::move(made);
     }

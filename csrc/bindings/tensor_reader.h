@@ -55,7 +55,8 @@ class TensorReader {
                 network.attr("directions").cast<int>(),
                 network.attr("dropout").cast<double>(),
                 false,
-                true},
+                true,
+                false},  // others may write to y, as to that of torch.nn
         shape_(cell_shape(config_.cell)),
         bias_(network.attr("bias").cast<bool>()),
         form_(form_of(network.attr("form").cast<std::string>())) {}
@@ -95,13 +96,18 @@ class TensorReader {
     return true;
   }
 
+  // Rows of x for products: each is dense.
+  bool take_rows(py::handle x, View& view, Owners& copies) const {
+    const int inputs = view.holds<T>() ? 1 : 0;
+    return tensors_->make_dense(x, form_ == Form::packed ? 0 : std::max(view.shape.axes - inputs, 0), view, copies);
+  }
+
   // x, lengths and resets.
   bool take_input(py::handle x, const Items& given, RnnCall<T>& call) const {
     View view, lengths, reset, seed;
     if (!tensors_->read(x, view)) return false;
     const bool tokens = !view.holds<T>();
-    const int first_dense = form_ == Form::packed ? 0 : std::max(view.shape.axes - (tokens ? 0 : 1), 0);
-    if (!tensors_->make_dense(x, first_dense, view, call.copies)) return false;
+    if (!take_rows(x, view, call.copies)) return false;
     BatchLayout& layout = call.in.layout;
     if (!given[0].is_none() && !tensors_->read_dense(given[0], 0, lengths, call.copies)) return false;
     if (form_ == Form::packed) {

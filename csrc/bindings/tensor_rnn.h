@@ -103,12 +103,17 @@ class TensorRnn {
     Owners copies;
     RnnBackward<T> io{};
     const Extent extent = reader_.extent_of(x, cache->schedule.steps(), cache->schedule.batch());
-    if (!fits(*cache, extent)) return py::bool_(false);
+    if (!fits(*cache, extent, x)) return py::bool_(false);
     if (!reader_.take_slopes(Items(slopes), extent, io, copies)) return py::none();
     const size_t first_weight = from.size() - reader_.each() * reader_.layers();
     std::vector<RnnWeights<T>> weights;
     if (cache->reads_weights() && !reader_.take_weights(from, first_weight, weights, copies)) return py::none();
     io.weights = weights.data(), io.assign = true;
+    if (x.holds<T>()) {
+      View rows = x;
+      if (!reader_.take_rows(from[0], rows, copies)) return py::none();
+      io.x = rows.data<const T>(), io.x_strides = reader_.strides_of(rows);
+    }
     py::tuple made(from.size());
     std::vector<T*> to(from.size());
     const auto make = [&](size_t i, const Shape& shape) {
@@ -147,11 +152,13 @@ class TensorRnn {
 
  private:
   // Whether the cache is one of this network's for such an x.
-  bool fits(const RnnCache<T, E>& cache, const Extent& extent) const {
+  bool fits(const RnnCache<T, E>& cache, const Extent& extent, const View& x) const {
     const RnnConfig &own = reader_.config(), &its = cache.config;
     return its.cell == own.cell && its.input == own.input && its.hidden == own.hidden && its.layers == own.layers &&
            its.directions == own.directions && cache.schedule.steps() == extent.steps &&
-           cache.schedule.batch() == extent.batch;
+           cache.schedule.batch() == extent.batch &&
+           (x.holds<T>() ? cache.token.size() == 0 && x.shape[x.shape.axes - 1] == own.input
+                         : cache.token.size() == cache.schedule.rows());
   }
 
   TensorReader<T> reader_;

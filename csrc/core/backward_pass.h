@@ -73,10 +73,17 @@ class BackwardPass {
   // enough.
   void place_gradients(int layer, int d, DirectionWork<T, E>& to);
 
+  // Where the cache has no x or y of its own.
+  void take_callers_rows();
+  Rows<const T> y_rows(int layer, int d) {
+    const Buffer<T>& y = layer_of(layer).y;
+    return y.size() > 0 ? Rows<const T>{y.data() + d * config_.hidden, out_width(), nullptr} : y_[d];
+  }
+
   // h as products take it: of every row, and of the initial state.
   Rows<const E> operand_rows(int layer, int d) {
     if constexpr (kSame)
-      return {layer_of(layer).y.data() + d * config_.hidden, out_width(), nullptr};
+      return y_rows(layer, d);
     else
       return {direction_of(layer, d).h.data(), operand_stride<T, E>(config_.hidden), nullptr};
   }
@@ -106,7 +113,7 @@ class BackwardPass {
   WeightGradientArgs<T, E> recurrent_rows(int layer, int d, const Span& rows);
   Rows<const E> layer_input(int layer) const {
     if (layer > 0) return cache_.outputs(layer - 1);
-    return {cache_.x.data(), operand_stride<T, E>(config_.input), nullptr};
+    return cache_.x.size() > 0 ? Rows<const E>{cache_.x.data(), operand_stride<T, E>(config_.input), nullptr} : x_;
   }
   WeightGradientArgs<T, E> weight_gradient_args(const Run& run, Rows<const E> x, int64_t inputs, const Span& rows,
                                                 const DirectionWork<T, E>& at) const;
@@ -145,6 +152,10 @@ class BackwardPass {
   std::vector<Buffer<E>> x_packed_;  // a thread's block of rows
   std::vector<Buffer<E>> packed_;    // of pairs: a thread's da, interleaved
   Buffer<E> x_pairs_, h_pairs_;      // [pairs of rows][pair_stride]
+  Rows<const E> x_{};
+  std::vector<const E*> x_index_;
+  Rows<const T> y_[2]{};  // of each direction
+  std::vector<const T*> y_index_[2];
   std::vector<const T*> dy_index_[2];
   std::vector<T*> dx_index_;
   std::vector<int64_t> group_begin_;

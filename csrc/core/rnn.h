@@ -34,8 +34,9 @@ struct RnnConfig {
   int layers, directions;
   double dropout;  // on the output of every layer but the last, in training
   bool recompute;  // caches do without the saved values; backward runs forward again to have them
-  // The caller's weights stay as they are until backward, which gets them again: a call of one step copies none.
-  bool weights_stay;
+  // The caller's x and weights, and y, stay as they are until backward, which gets them again: x and y are not copied,
+  // and in a call of one step neither are weights.
+  bool inputs_stay, y_stays;
   int64_t input_of(int layer) const { return layer == 0 ? input : directions * hidden; }
 };
 
@@ -99,7 +100,7 @@ struct RnnOutput {
 };
 
 // Everything that backward needs. It owns all of it, so any number of caches may be alive and no array of the caller
-// is looked at again, but for weights that stay.
+// is looked at again, but for those that stay.
 template <class T, class E = T>
 struct RnnCache {
   explicit RnnCache(const BatchLayout& layout) : schedule(layout) {}
@@ -109,11 +110,11 @@ struct RnnCache {
   bool from_zeros = false;      // no initial state was given
   std::shared_ptr<const PackedRnn<T, E>> weights;
   std::shared_ptr<PackedRnn<T, E>> own_weights;  // the same, where they were packed for this call
-  Buffer<E> x;                                   // [rows][operand_stride(I)]
+  Buffer<E> x;                                   // [rows][operand_stride(I)]; empty where it is read in place
   Buffer<int32_t> token;                         // [rows] into `ids`
   Buffer<int32_t> ids;                           // the distinct tokens
   struct Layer {
-    Buffer<T> y;    // [rows][D * H]
+    Buffer<T> y;    // [rows][D * H]; of the last layer empty where it is read in place
     Buffer<E> out;  // the next layer's input, [rows][operand_stride(D * H)]; empty where that is y or h as it is
     struct Direction {
       Buffer<T> state0[kMaxStates];  // [B][padded H] sorted
@@ -156,9 +157,35 @@ struct RnnBackward {
   Strides dx_strides;
   T* dstate0[kMaxStates];  // or null
   const RnnGradients<T>* gradients;
-  bool assign;                   // gradients are not added to what is there
-  const RnnWeights<T>* weights;  // those of forward: read where the configuration says that they stay
+  bool assign;  // gradients are not added to what is there
+  // Those of forward: read where the configuration says that they stay.
+  const RnnWeights<T>* weights;
+  const T *x, *y;
+  Strides x_strides, y_strides;
 };
+
+// Row `row` of a schedule, where an array of the caller has them.
+template <class T>
+T* row_at(const Rows<T>& rows, int64_t row) {
+  return rows.index != nullptr ? rows.index[row] : rows.base + row * rows.stride;
+}
+
+// The schedule's rows in an array of the caller whose rows have `width` numbers, from number `first` of each on;
+// `index` for where they do not lie side by side in that order.
+template <class T>
+Rows<T> rows_in_place(const Schedule& schedule, T* array, const Strides& strides, int64_t width, int64_t first,
+                      std::vector<T*>& index) {
+  if (schedule.rows() == 0) return {};
+  const bool in_order = strides.row != 0
+                            ? strides.row == width
+                            : !schedule.ragged() && strides.batch == width && strides.time == schedule.batch() * width;
+  if (in_order) return {array + first, width, nullptr};
+  index.resize(static_cast<size_t>(schedule.rows()));
+  schedule.each_row(0, schedule.longest(), [&](int64_t row, int64_t t, int64_t j) {
+    index[static_cast<size_t>(row)] = array + schedule.place(strides, row, t, j) + first;
+  });
+  return {nullptr, 0, index.data()};
+}
 
 // Where dx may be written, [T, B, I], if the cache is not kept: over the copy of x. Null where that has another layout.
 template <class T, class E>

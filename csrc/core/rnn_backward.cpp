@@ -49,6 +49,7 @@ BackwardPass<T, E>::BackwardPass(RnnCache<T, E>& cache, const RnnBackward<T>& io
     saved_.emplace_back(cache.recomputes() ? panel_rows_of(most_rows_) * padded_ * cell_.saved : 0);
     da_.emplace_back(da_in_place() ? 0 : plan_.panels * da_panel_);
   }
+  take_callers_rows();
   for (int i = 0; i < config_.layers * config_.directions; ++i) allocate(i);
   for (int i = 0; i < std::min(config_.layers - 1, 2); ++i)
     dy_[i] = Buffer<T>(schedule_.rows() * config_.directions * config_.hidden);
@@ -153,9 +154,19 @@ void BackwardPass<T, E>::allocate(int index) {
     const bool cut = view_.cut != nullptr && (d == 0 ? view_.cut[row] : !first && view_.cut[prev]);
     to.h_prev[static_cast<size_t>(row)] = cut     ? cache_.weights->zero_row.data()
                                           : first ? first_operand(at, j)
-                                                  : h.base + prev * h.stride;
+                                                  : row_at(h, prev);
   });
   work_.push_back(std::move(to));
+}
+
+template <class T, class E>
+void BackwardPass<T, E>::take_callers_rows() {
+  if constexpr (kSame) {
+    if (cache_.x.size() == 0 && cache_.token.size() == 0)
+      x_ = rows_in_place(schedule_, io_.x, io_.x_strides, config_.input, 0, x_index_);
+  }
+  for (int d = 0; d < config_.directions && cache_.layers.back().y.size() == 0; ++d)
+    y_[d] = rows_in_place(schedule_, io_.y, io_.y_strides, out_width(), d * config_.hidden, y_index_[d]);
 }
 
 template <class T, class E>
@@ -204,11 +215,11 @@ void BackwardPass<T, E>::begin_chunk(int layer, int d, const Span& times, const 
   for (int64_t panel = panels.begin; panel < panels.end; ++panel) std::fill_n(zeros + panel * da_panel_, da_row_, E{});
   if (times.begin == 0) return;
   const Direction& at = direction_of(layer, d);
-  const T* y = layer_of(layer).y.data() + d * config_.hidden;
+  const Rows<const T> y = y_rows(layer, d);
   const Span sequences = part_of(view_.active[times.begin], team.id, team.count);
   for (int64_t j = sequences.begin; j < sequences.end; ++j) {
     const int64_t row = view_.offset[times.begin - 1] + j;
-    std::copy_n(y + row * out_width(), config_.hidden, before_[0].data() + j * padded_);
+    std::copy_n(row_at(y, row), config_.hidden, before_[0].data() + j * padded_);
     std::fill_n(before_[0].data() + j * padded_ + config_.hidden, padded_ - config_.hidden, T(0));
     for (int k = 1; k < cell_.states; ++k)
       std::copy_n(at.state[k].data() + row * padded_, padded_, before_[k].data() + j * padded_);
@@ -221,6 +232,7 @@ void BackwardPass<T, E>::recompute(int layer, int d, const Span& times, Team& te
   args.schedule = view_of(times);
   for (int k = 0; k < cell_.states && times.begin > 0; ++k) args.state0[k] = before_[k].data();
   args.from_zeros = args.from_zeros && times.begin == 0;
+  args.x = layer_input(layer);
   args.saved = work(layer, d).saved - rows_of(times).begin * cell_.saved * L_;
   args.panel_rows = panel_rows_of(most_rows_);
   kernels<T, E>().cell[config_.cell].forward(args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team, 0),
@@ -237,7 +249,7 @@ void BackwardPass<T, E>::recur(int layer, int d, const Span& times, Team& team) 
   args.r = weights(layer, d).r_back.data();
   if (cache_.reads_weights())
     args.r_rows = {callers_weights(layer, d).w_hh, config_.hidden, config_.hidden, cell_.recurrent};
-  args.y = {layer_of(layer).y.data() + d * config_.hidden, out_width(), nullptr};
+  args.y = y_rows(layer, d);
   for (int k = 0; k < cell_.states; ++k) {
     args.state0[k] = times.begin > 0 ? before_[k].data() : at.state0[k].data();
     args.state[k] = at.state[k].data();

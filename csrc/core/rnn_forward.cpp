@@ -50,6 +50,11 @@ class ForwardPass {
     from_last_ = schedule_.longest() == 1 && single_steps++ % 2 == 1;
     cache_.weights = std::move(packed);
     saves_ = keep_ && cell_.saved > 0 && !cache_.recomputes();
+    if (!keeps_y()) {
+      for (int d = 0; d < config.directions; ++d)
+        y_[d] = rows_in_place(schedule_, out.y, out.strides, config.directions * config.hidden, d * config.hidden,
+                              y_index_[d]);
+    }
     for (int layer = 0; layer < config.layers; ++layer) allocate(layer);
     for (int i = 0; i < plan_.threads; ++i) {
       scratch_.emplace_back(plan_, cell_, schedule_.rows(), input_weight_bytes<T, E>(config), unpacked_);
@@ -93,9 +98,12 @@ class ForwardPass {
     return drops(layer) || (!kSame && config_.directions > 1 && layer + 1 < config_.layers);
   }
 
-  // Rows of layer 0's input and of the last layer's output: where the caller has them, or copies if kept.
+  // The last layer's y is written to a copy; where backward runs the layer again it writes y again, too.
+  bool keeps_y() const { return keep_ && (!config_.y_stays || cache_.recomputes()); }
+
+  // Rows of layer 0's input: where the caller has them, or copies.
   void take_input(bool packed) {
-    const int64_t rows = schedule_.rows(), width = config_.directions * config_.hidden;
+    const int64_t rows = schedule_.rows();
     if (in_.tokens != nullptr) {
       if (packed) {
         cache_.token = Buffer<int32_t>(rows);
@@ -106,41 +114,12 @@ class ForwardPass {
         number_tokens(schedule_, in_.tokens, in_.strides, config_.input, cache_.token, cache_.ids);
         ids_ = cache_.ids.data();
       }
-    } else if (keep_ || !kSame) {
+    } else if (!kSame || (keep_ && !config_.inputs_stay)) {
       const int64_t stride = operand_stride<T, E>(config_.input);
       cache_.x = Buffer<E>(rows * stride);
       x_ = {cache_.x.data(), stride, nullptr};
     } else if constexpr (kSame) {
-      take_input_in_place();
-    }
-    if (!keep_ && in_order(out_.strides, width)) {
-      y_ = {out_.y, width, nullptr};
-    } else if (!keep_) {
-      for (int d = 0; d < config_.directions; ++d) {
-        y_index_[d].resize(static_cast<size_t>(rows));
-        schedule_.each_row(0, schedule_.longest(), [&](int64_t row, int64_t t, int64_t j) {
-          y_index_[d][static_cast<size_t>(row)] =
-              out_.y + schedule_.place(out_.strides, row, t, j) + d * config_.hidden;
-        });
-      }
-    }
-  }
-
-  // Whether the caller's rows lie side by side in the order of ours.
-  bool in_order(const Strides& strides, int64_t width) const {
-    if (strides.row != 0) return strides.row == width;
-    return !schedule_.ragged() && strides.batch == width && strides.time == schedule_.batch() * width;
-  }
-
-  void take_input_in_place() {
-    if (in_order(in_.strides, config_.input)) {
-      x_ = {in_.x, config_.input, nullptr};
-    } else {
-      x_index_.resize(static_cast<size_t>(schedule_.rows()));
-      schedule_.each_row(0, schedule_.longest(), [&](int64_t row, int64_t t, int64_t j) {
-        x_index_[static_cast<size_t>(row)] = in_.x + schedule_.place(in_.strides, row, t, j);
-      });
-      x_ = {nullptr, 0, x_index_.data()};
+      x_ = rows_in_place(schedule_, in_.x, in_.strides, config_.input, 0, x_index_);
     }
   }
 
@@ -148,7 +127,7 @@ class ForwardPass {
     const int64_t rows = schedule_.rows(), width = config_.directions * config_.hidden, batch = schedule_.batch();
     cache_.layers.emplace_back();
     auto& to = cache_.layers.back();
-    if (keep_ || layer + 1 < config_.layers) to.y = Buffer<T>(rows * width);
+    if (keeps_y() || layer + 1 < config_.layers) to.y = Buffer<T>(rows * width);
     if (has_out(layer)) to.out = Buffer<E>(rows * operand_stride<T, E>(width));
     for (int d = 0; d < config_.directions; ++d) {
       to.direction.emplace_back();
@@ -187,9 +166,7 @@ class ForwardPass {
   Rows<T> y_rows(int layer, int d) {
     const int64_t width = config_.directions * config_.hidden;
     auto& y = cache_.layers[static_cast<size_t>(layer)].y;
-    if (y.size() > 0) return {y.data() + d * config_.hidden, width, nullptr};
-    if (y_.base != nullptr) return {y_.base + d * config_.hidden, width, nullptr};
-    return {nullptr, 0, y_index_[d].data()};
+    return y.size() > 0 ? Rows<T>{y.data() + d * config_.hidden, width, nullptr} : y_[d];
   }
 
   void recur(int layer, int d, Team& team) {
@@ -251,7 +228,7 @@ class ForwardPass {
   void copy_output(const Team& team) {
     const int last = config_.layers - 1;
     const int64_t width = config_.directions * config_.hidden, hidden = config_.hidden;
-    if (keep_) {
+    if (keeps_y()) {
       const Span span = part_of(schedule_.longest(), team.id, team.count);
       const T* y = cache_.layers.back().y.data();
       schedule_.each_row(span.begin, span.end, [&](int64_t row, int64_t t, int64_t j) {
@@ -270,7 +247,7 @@ class ForwardPass {
           for (int k = 0; k < cell_.states; ++k) {
             if (out_.state[k] == nullptr) continue;
             const T* from = row < 0  ? at.state0[k].data() + j * padded_
-                            : k == 0 ? (y.index != nullptr ? y.index[row] : y.base + row * y.stride)
+                            : k == 0 ? row_at(y, row)
                             : keep_  ? at.state[k].data() + row * padded_
                                      : at.state0[k].data() + j * padded_;
             std::copy_n(
@@ -299,8 +276,8 @@ class ForwardPass {
   std::shared_ptr<PackedRnn<T, E>> fresh_;
   const int32_t* ids_ = nullptr;
   Rows<const E> x_{};
-  Rows<T> y_{};
   std::vector<const E*> x_index_;
+  Rows<T> y_[2];  // of each direction
   std::vector<T*> y_index_[2];
   std::vector<ThreadScratch<T, E>> scratch_;
   std::vector<Buffer<T>> dropped_;  // a thread's row
@@ -339,7 +316,7 @@ bool RnnCache<T, E>::recomputes() const {
 
 template <class T, class E>
 bool RnnCache<T, E>::reads_weights() const {
-  return config.weights_stay && schedule.longest() == 1;
+  return config.inputs_stay && schedule.longest() == 1;
 }
 
 template <class T, class E>

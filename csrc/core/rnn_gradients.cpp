@@ -38,7 +38,10 @@ void BackwardPass<T, E>::group_tokens() {
 template <class T, class E>
 WeightGradientArgs<T, E> BackwardPass<T, E>::input_rows(int layer, int d, const Span& rows) {
   Rows<const E> x = layer_input(layer);
-  x.base += rows.begin * x.stride;
+  if (x.index != nullptr)
+    x.index += rows.begin;
+  else
+    x.base += rows.begin * x.stride;
   return weight_gradient_args(cell_.input, x, config_.input_of(layer), rows, work(layer, d));
 }
 

@@ -106,7 +106,7 @@ def _our_layer(case: Layer, params: Arrays, data: Arrays) -> Runner:
         return Runner(OURS, lambda: stream.step(row, out), lambda: first_outputs(lambda: stream.step(row)))
 
     def forward_backward() -> tuple[Any, Any, Any]:
-        y, state, cache = layer.forward(x, lengths=cut, copy=False)  # torch holds on to its weights, too
+        y, state, cache = layer.forward(x, lengths=cut, copy=False)  # torch holds on to its arrays, too
         # Nor does torch make a gradient for the zeros, or add to one that is None.
         dx, _ = layer.backward(dy, None, cache, want_dstate0=False, accumulate=False)
         return y, state, dx
