@@ -43,10 +43,12 @@ def check_document(doc, found):
         assert cases.from_config(r["config"]) == case
         expected = {"rnnfast", *peers_of(case, found)}
         training = isinstance(case, Model) and case.job == "step"
-        assert r["seconds"].keys() == expected | ({peers.PART} if training else set())
+        beside = {peers.PART} if training else {peers.PADDED} if r["config"].get("ragged") else set()
+        assert r["seconds"].keys() == expected | beside
         assert r["ratios"].keys() == r["differences"].keys() == expected - {"rnnfast"}
         assert isinstance(r["noisy"], bool) and r["threads"] == 1 and r["kind"] in ("layer", "model")
-        assert r["limit"] > 0 and r["fraction"] >= 0 and ("rest" in r) == training
+        assert r["limit"] > 0 and r["fraction"] >= 0 and r["peak"] > 0
+        assert ("rest" in r) == training and ("of_padded" in r) == (peers.PADDED in beside)
         for timing in r["seconds"].values():
             assert 0 < timing["min"] <= timing["median"] and timing["spread"] >= 0
             assert timing["repeats"] >= 1 and timing["calls"] >= 1
@@ -220,6 +222,7 @@ def test_limits_by_hand():
     # Many sequences: the multiply-adds alone, and each thread takes half of them; a backward pass is twice a forward.
     many = Layer("lstm", "forward", T=3, B=100, I=2, H=1)
     assert [least(many, n, exchange=9.0) for n in (1, 2)] == pytest.approx([64.0, 32.0])
+    assert limits.limit(many, 2, MACHINE, 9.0, MACHINE.peak(2, "float32") / 2) == pytest.approx(64.0)
     both = Layer("lstm", "forward+backward", T=3, B=100, I=2, H=1)
     assert limits.flops(both) == 3 * limits.flops(many) and least(both, 1) == pytest.approx(192.0)
     # Two directions: a thread each, no exchange. A second layer reads both directions of the first.

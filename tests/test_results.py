@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def fake_row(case, threads=1, **medians):
     timings = {name.replace("_", " "): measure.Timing((m, m, m), 1) for name, m in medians.items()}
-    return report.row(case, threads, dict.fromkeys(timings.keys() - {"rnnfast"}, 0.0), timings, 5e-7 * (threads > 1))
+    peers_ = dict.fromkeys(timings.keys() - set(report.OWN), 0.0)
+    return report.row(case, threads, peers_, timings, 5e-7 * (threads > 1), MACHINE.peak(threads, case.dtype) / 2)
 
 
 def fake_document(rows, **peers):
@@ -32,12 +33,12 @@ def fake_document(rows, **peers):
 def fake_rows():
     layer, ragged, stream, step, sample = SMALL[0], SMALL[12], SMALL[18], SMALL[-4], SMALL[-2]
     training = report.row(
-        step, 1, {}, {k: measure.Timing((v,), 1) for k, v in (("rnnfast", 0.01), (peers.PART, 0.009))}, 0.0
+        step, 1, {}, {k: measure.Timing((v,), 1) for k, v in (("rnnfast", 0.01), (peers.PART, 0.009))}, 0.0, 1e9
     )
     return [
         fake_row(layer, rnnfast=2.0, torch=5.0, onnxruntime=4.0),
         fake_row(layer, 2, rnnfast=1.0, torch=10.0, jax=20.0),
-        fake_row(ragged, rnnfast=1.8, torch=9.0),
+        fake_row(ragged, **{"rnnfast": 1.8, "torch": 9.0, peers.PADDED: 2.0}),
         fake_row(stream, rnnfast=1e-6, onnxruntime=3e-6),
         training,
         fake_row(sample, rnnfast=0.00001, torch=0.002, torch_cell=0.0005),
@@ -51,7 +52,7 @@ def test_ratios_of_fake_numbers():
     assert rows[4]["rest"] == pytest.approx(0.1) and rows[4]["ratios"] == {}
     assert not any(r["noisy"] for r in rows)
     first = fake_document(rows)["rows"][0]
-    assert first["limit"] == pytest.approx(limits.limit(SMALL[0], 1, MACHINE, 0.0))
+    assert first["limit"] == pytest.approx(limits.limit(SMALL[0], 1, MACHINE, 0.0, first["peak"]))
     assert first["fraction"] == pytest.approx(first["limit"] / 2.0, abs=1e-4)
 
 
@@ -68,7 +69,7 @@ def test_tables_of_fake_numbers():
     assert re.search(rf"^\| 5, 3, 7, 17 +\| 1 +\| 2.00 s, 2.00 ×, {percent} +\|( +\|){{5}}$", layers, re.M)
     assert re.search(r"^\| 5, 3, 7, 17: ragged +\| 1 +\| 1.80 s, 5.00 ×", layers, re.M)
     longest = cases.lengths(SMALL[12]).max() / 5
-    assert f"| {1.8 / 2.0 / longest:.2f} " in tables.ragged_table(doc)
+    assert f"| {1.8 / 2.0 / longest:.2f} " in tables.ragged_table(doc) and "padded" not in full
     assert re.search(r"^\| RNN 7 +\| 1 +\| 1.00 µs .*\| 3.00 µs \(3.00 ×\) \|$", tables.streams_table(doc), re.M)
     jobs = tables.models_table(doc)
     assert re.search(r"^\| training step, 2 × 8, V 11, B 3, T 6 +\| 1 +\| 10.0 ms .*\| 10% ", jobs, re.M)
@@ -92,7 +93,7 @@ def test_tables_without_a_peer():
 
 def test_noise_is_told():
     timings = {"rnnfast": measure.Timing((1.0, 1.0, 1.0), 1), "torch": measure.Timing((2.0, 3.0, 4.0), 1)}
-    doc = fake_document([report.row(SMALL[0], 2, {"torch": 0.0}, timings, 0.0)], torch="2.13.0")
+    doc = fake_document([report.row(SMALL[0], 2, {"torch": 0.0}, timings, 0.0, 1e9)], torch="2.13.0")
     assert doc["noisy"] == ["rnn/forward/T5-B3-I7-H17, 2 threads"]
     layers = tables.layers_table(doc)
     assert re.search(r"1.00 s, 3.00 ×, \d+% ~ \|", layers) and "The machine was noisy" in layers

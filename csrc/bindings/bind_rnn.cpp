@@ -78,9 +78,6 @@ class Rnn {
 
     Array<T> y({batch_first ? batch : steps, batch_first ? steps : batch, out_width});
     RnnOutput<T> out{y.mutable_data(), {time(out_width), row(out_width)}, {}};
-    const auto ends_early = [&](int32_t length) { return length < steps; };
-    if (lengths && std::any_of(lengths->data(), lengths->data() + batch, ends_early))
-      std::fill_n(out.y, y.size(), T(0));
     const T* state[kMaxStates] = {};
     py::tuple states(states_);
     for (int k = 0; k < states_; ++k) {
@@ -132,7 +129,6 @@ class Rnn {
     } else if (want_dx && !of.one_hot) {
       Array<T> made({of.batch_first ? batch : steps, of.batch_first ? steps : batch, config_.input});
       io.dx = made.mutable_data(), io.dx_strides = io.x_strides;
-      if (schedule.ragged()) std::fill_n(io.dx, made.size(), T(0));
       dx = std::move(made);
     }
     py::tuple dstates(want_dstate0 ? states_ : 0);

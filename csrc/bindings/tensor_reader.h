@@ -63,7 +63,6 @@ class TensorReader {
 
   const Tensors& tensors() const { return *tensors_; }
   const RnnConfig& config() const { return config_; }
-  Form form() const { return form_; }
   int states() const { return shape_.states; }
   size_t each() const { return bias_ ? 4 : 2; }  // weights of a layer and direction
   size_t layers() const { return static_cast<size_t>(config_.layers * config_.directions); }

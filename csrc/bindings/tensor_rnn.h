@@ -67,8 +67,6 @@ class TensorRnn {
     py::list made;
     made.append(reader_.tensors().make(like, call.extent.y, view));
     RnnOutput<T> out{view.data<T>(), reader_.strides_of(view), {}};
-    if (call.in.layout.lengths != nullptr && reader_.form() != Form::packed)
-      std::fill_n(out.y, view.shape.size(), T(0));
     for (int k = reader_.first_state(); k < reader_.states(); ++k) {
       made.append(reader_.tensors().make(like, call.extent.state, view));
       out.state[k] = view.data<T>();
@@ -141,12 +139,7 @@ class TensorRnn {
     if (!keep) of->cache = nullptr;
     const bool whole = keep || cache.use_count() > 1;  // a pass of another thread still reads it
     const int threads = reader_.tensors().threads();
-    without_gil([&] {
-      const Schedule& schedule = cache->schedule;
-      if (io.dx != nullptr && schedule.rows() < schedule.steps() * schedule.batch())
-        std::fill_n(io.dx, x.shape.size(), T(0));
-      rnn_backward<T, E>(*cache, io, whole, threads);
-    });
+    without_gil([&] { rnn_backward<T, E>(*cache, io, whole, threads); });
     return made;
   }
 

@@ -9,6 +9,7 @@
 // it, by name.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <type_traits>
 #include <vector>
@@ -94,7 +95,7 @@ struct RnnInput {
 
 template <class T>
 struct RnnOutput {
-  T* y;  // (t, b) -> [D * H]; zeroed by the caller where sequences end early
+  T* y;  // (t, b) -> [D * H]
   Strides strides;
   T* state[kMaxStates];  // [layers * D, B, H] or null
 };
@@ -153,7 +154,7 @@ struct RnnBackward {
   const T* dy;  // strides of y; or null for zeros
   Strides dy_strides;
   const T* dstate_n[kMaxStates];  // [layers * D, B, H] or null for zeros
-  T* dx;                          // strides of x; zeroed by the caller where sequences end early; or null; or x's place
+  T* dx;                          // strides of x; or null; or x's place
   Strides dx_strides;
   T* dstate0[kMaxStates];  // or null
   const RnnGradients<T>* gradients;
@@ -185,6 +186,14 @@ Rows<T> rows_in_place(const Schedule& schedule, T* array, const Strides& strides
     index[static_cast<size_t>(row)] = array + schedule.place(strides, row, t, j) + first;
   });
   return {nullptr, 0, index.data()};
+}
+
+// A thread's share of the zeros that an array of the caller gets past the sequences' ends, where it has room for them.
+template <class T>
+void clear_past_ends(const Schedule& schedule, T* array, const Strides& strides, int64_t width, const Team& team) {
+  if (array == nullptr || strides.row != 0) return;
+  for (int64_t t = team.id; t < schedule.steps(); t += team.count)  // in turn: later times have more of them
+    schedule.each_ended(t, [&](int64_t j) { std::fill_n(array + schedule.place(strides, 0, t, j), width, T(0)); });
 }
 
 // Where dx may be written, [T, B, I], if the cache is not kept: over the copy of x. Null where that has another layout.

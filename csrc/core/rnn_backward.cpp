@@ -67,6 +67,7 @@ BackwardPass<T, E>::BackwardPass(RnnCache<T, E>& cache, const RnnBackward<T>& io
 template <class T, class E>
 void BackwardPass<T, E>::run() {
   const bool stopped = parallel(plan_.threads, [this](Team& team) {
+    clear_past_ends(schedule_, io_.dx, io_.dx_strides, config_.input, team);
     for (int layer = config_.layers - 1; layer >= 0; --layer) {
       for (int d = 0; d < config_.directions; ++d) {
         const size_t chunks = takes_chunks(layer, d) ? chunks_.size() : 1;

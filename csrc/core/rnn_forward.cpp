@@ -66,6 +66,7 @@ class ForwardPass {
     const bool stopped = parallel(plan_.threads, [this](Team& team) {
       if (fresh_ != nullptr) pack_part(config_, weights_, ids_, *fresh_, team);
       copy_input(team);
+      clear_past_ends(schedule_, out_.y, out_.strides, config_.directions * config_.hidden, team);
       if (team_barrier(team)) return;
       for (int layer = 0; layer < config_.layers; ++layer) {
         for (int d = 0; d < config_.directions; ++d) recur(layer, d, team);

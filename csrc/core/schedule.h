@@ -51,6 +51,11 @@ class Schedule {
       for (int64_t j = 0; j < active_[static_cast<std::size_t>(t)]; ++j)
         f(offset_[static_cast<std::size_t>(t)] + j, t, j);
   }
+  // f(j) for the sorted sequences that have ended by this time of the caller's.
+  template <class F>
+  void each_ended(int64_t time, F&& f) const {
+    for (int64_t j = time < longest() ? active_[static_cast<std::size_t>(time)] : 0; j < batch_; ++j) f(j);
+  }
   int64_t longest() const { return static_cast<int64_t>(active_.size()) - 1; }
 
  private:

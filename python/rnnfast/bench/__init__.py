@@ -14,14 +14,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from .. import threads as our_threads
 from . import report, tables
 from .cases import Case, all_cases, select
-from .limits import Machine, exchange
+from .limits import Machine, exchange, peak
 from .measure import QUICK, AnswersDiffer, Effort, compare, interleaved
-from .peers import PART, find_peers, runners, tolerance
+from .peers import PADDED, PART, find_peers, runners, tolerance
 
 __all__ = ["main", "run"]
 
@@ -119,14 +120,16 @@ def _measure(case: Case, threads: int, peers: dict[str, str | None], effort: Eff
         ours, *others = runners(case, peers, threads)
         answers = ours.answers()
         differences = {}
-        for other in [other for other in others if other.name != PART]:
+        for other in [other for other in others if other.name not in (PART, PADDED)]:
             try:
                 differences[other.name] = compare(answers, other.answers(), tolerance(case))
             except AnswersDiffer as e:
                 raise AnswersDiffer(f"{other.name}: {e}") from e
-        before = exchange(threads)
-        timings = interleaved({runner.name: runner.run for runner in (ours, *others)}, effort)
-    return report.row(case, threads, differences, timings, min(before, exchange(threads)))
+        before, peaks = exchange(threads), list[float]()
+        timings = interleaved(
+            {runner.name: runner.run for runner in (ours, *others)}, effort, lambda: peaks.append(peak(case, threads))
+        )
+    return report.row(case, threads, differences, timings, min(before, exchange(threads)), median(peaks))
 
 
 def _apart(cases: Sequence[Case], threads: int, effort: Effort) -> Found:

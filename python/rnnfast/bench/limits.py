@@ -12,6 +12,8 @@ the case:
     sequences   each thread takes its share of the batch and reads all weights
     directions  each thread takes a direction
     panels      each thread takes its share of the weights, and the threads meet at every step
+
+Peak and exchange time are those of the minute of the case: a machine that others use, too, has less to give at times.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import numpy as np
 from .. import _core
 from .cases import GATES, Case, Layer, Model, lengths
 
-__all__ = ["Machine", "exchange", "flops", "limit", "weight_bytes"]
+__all__ = ["Machine", "exchange", "flops", "limit", "peak", "weight_bytes"]
 
 SIZES = tuple(2**k for k in range(13, 29))  # 8 KiB, well inside the first cache, to 256 MiB, well outside the last
 FLOAT = 4  # bytes
@@ -92,6 +94,12 @@ class Machine:
         return float(np.interp(np.log2(max(size, 1)), np.log2(list(measured)), list(measured.values()))) / threads
 
 
+def peak(case: Case, threads: int) -> float:
+    """flop/s of this moment, for turns beside a case."""
+    seconds = 0.002
+    return (case.dtype == "bfloat16" and _core.peak_bfloat16(threads, seconds)) or _core.peak_float32(threads, seconds)
+
+
 def exchange(threads: int) -> float:
     """Seconds in which two threads tell each other that they have arrived, 0 for one thread. Taken beside each case: on
     a virtual machine it depends on where the two processors lie at the moment, from 40 to 450 ns."""
@@ -108,13 +116,16 @@ class Phase:
     times: int = 1
 
 
-def limit(case: Case, threads: int, machine: Machine, exchange: float) -> float:
-    """Seconds below which no implementation can get on this machine, `exchange` seconds being that of that moment."""
-    ways = [_seconds(case, 1, "sequences", machine)]
+def limit(case: Case, threads: int, machine: Machine, exchange: float, peak: float | None = None) -> float:
+    """Seconds below which no implementation can get on this machine; `exchange` in seconds and `peak` (of so many
+    threads, the machine's where it is None) are those of that moment."""
+    share = 1.0 if peak is None else peak / machine.peak(threads, case.dtype)
+    ways = [_seconds(case, 1, "sequences", machine, share)]
     for n in range(2, threads + 1):
         for way in ("sequences", "directions", "panels"):
             if _possible(case, n, way):
-                ways.append(_seconds(case, n, way, machine) + (_exchanges(case) * exchange if way == "panels" else 0.0))
+                meeting = _exchanges(case) * exchange if way == "panels" else 0.0
+                ways.append(_seconds(case, n, way, machine, share) + meeting)
     return min(ways)
 
 
@@ -133,8 +144,9 @@ def _possible(case: Case, threads: int, way: str) -> bool:
     return way == "panels" or (case.B if way == "sequences" else directions) >= threads
 
 
-def _seconds(case: Case, threads: int, way: str, machine: Machine) -> float:
-    peak = machine.peak(threads, case.dtype) / threads
+def _seconds(case: Case, threads: int, way: str, machine: Machine, share: float) -> float:
+    """`share`: of the machine's peak."""
+    peak = machine.peak(threads, case.dtype) / threads * share
     return sum(
         phase.times * max(phase.flops / peak, phase.nbytes / machine.read_rate(phase.size, threads))
         for phase in _phases(case, threads, way)

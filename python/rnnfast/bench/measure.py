@@ -92,8 +92,10 @@ def compare(ours: Answers, theirs: Answers, tolerance: float) -> float:
     return worst
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], effort: Effort) -> dict[str, Timing]:
-    """Time the runs in turns; who begins changes from round to round."""
+def interleaved(
+    runs: Mapping[str, Callable[[], object]], effort: Effort, beside: Callable[[], object] | None = None
+) -> dict[str, Timing]:
+    """Time the runs in turns; who begins changes from round to round. `beside` is called once a round."""
     names = list(runs)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with _no_collection():
@@ -106,6 +108,9 @@ def interleaved(runs: Mapping[str, Callable[[], object]], effort: Effort) -> dic
             for name in names[first:] + names[:first]:
                 _rest(effort.settle)
                 seconds[name].append(_block(runs[name], calls[name]))
+            if beside is not None:
+                _rest(effort.settle)
+                beside()
     return {name: Timing(tuple(seconds[name]), calls[name]) for name in names}
 
 

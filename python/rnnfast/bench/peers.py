@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,14 @@ from ..layers import GRU, LSTM, RNN
 from ..lm import LanguageModel
 from .cases import CLIP_NORM, LEARNING_RATE, Arrays, Case, Layer, Model, arrays, lengths, parameters
 
-__all__ = ["OURS", "PART", "PEERS", "Runner", "Steps", "find_peers", "first_outputs", "named", "runners", "tolerance"]
+__all__ = [
+    "OURS", "PADDED", "PART", "PEERS", "Runner", "Steps", "find_peers", "first_outputs", "named", "runners",
+    "tolerance",
+]  # fmt: skip
 
 OURS = "rnnfast"
 PART = "rnnfast, RNN alone"  # of a training step: what is left of it is the rest
+PADDED = "rnnfast, padded"  # the same batch with all sequences as long as the array
 PEERS = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx"), "jax": ("jax",)}  # and what they need
 STEPS_COMPARED = 4
 
@@ -52,7 +56,7 @@ def find_peers() -> dict[str, str | None]:
 def runners(case: Case, peers: dict[str, str | None], threads: int) -> list[Runner]:
     """Ours first, then those of the peers that are there and can do the case on so many threads."""
     params, data = parameters(case), arrays(case)
-    made = [_our_layer(case, params, data)] if isinstance(case, Layer) else _our_model(case, params, data)
+    made = _our_layers(case, params, data) if isinstance(case, Layer) else _our_model(case, params, data)
     for name, version in peers.items():
         if version is not None:
             made += importlib.import_module(f"{__package__}.peer_{name}").runners(case, params, data, threads)
@@ -93,6 +97,13 @@ class Steps:
 
 
 # ---- rnnfast ----
+
+
+def _our_layers(case: Layer, params: Arrays, data: Arrays) -> list[Runner]:
+    made = [_our_layer(case, params, data)]
+    if case.ragged:
+        made.append(replace(_our_layer(replace(case, ragged=False), params, data), name=PADDED))
+    return made
 
 
 def _our_layer(case: Layer, params: Arrays, data: Arrays) -> Runner:

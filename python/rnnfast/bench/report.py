@@ -9,13 +9,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 from .._info import info
-from .cases import Case, Layer, from_config
+from .cases import Case, Layer, from_config, lengths
 from .limits import Machine, flops, limit, weight_bytes
 from .measure import NOISY, Effort, Timing
-from .peers import OURS, PART
+from .peers import OURS, PADDED, PART
 
 __all__ = [
     "FORMAT",
+    "OWN",
     "about",
     "best_ratio",
     "cores",
@@ -28,8 +29,9 @@ __all__ = [
     "times",
 ]
 
-FORMAT = 2
+FORMAT = 3
 Row = dict[str, Any]
+OWN = (OURS, PART, PADDED)
 
 
 def document(
@@ -61,9 +63,14 @@ def about(load: float | None) -> dict[str, Any]:
 
 
 def row(
-    case: Case, threads: int, differences: Mapping[str, float], timings: Mapping[str, Timing], exchange: float
+    case: Case,
+    threads: int,
+    differences: Mapping[str, float],
+    timings: Mapping[str, Timing],
+    exchange: float,
+    peak: float,
 ) -> Row:
-    """`differences`: of each peer's answers from ours, relative to the largest value. `exchange`: see limits.py."""
+    """`differences`: of each peer's answers from ours, relative to the largest value. `exchange`, `peak`: limits.py."""
     made: Row = {
         "case": case.name,
         "kind": "layer" if isinstance(case, Layer) else "model",
@@ -75,18 +82,28 @@ def row(
         "flops": flops(case),
         "weight_bytes": weight_bytes(case),
         "exchange": exchange,
+        "peak": peak,
     }
     made["ratios"] = ratios(made)
     if PART in timings:
         made["rest"] = round(1 - timings[PART].median / timings[OURS].median, 4)  # what is not the RNN
+    if PADDED in timings:
+        made["of_padded"] = round(timings[OURS].median / timings[PADDED].median / _filled(case), 4)
     return made
+
+
+def _filled(case: Case) -> float:
+    """The part of a padded batch that takes time."""
+    cut = lengths(case) if isinstance(case, Layer) else None
+    assert cut is not None
+    return float(cut.sum() / (case.T * case.B) if case.B >= 32 else cut.max() / case.T)
 
 
 def _against(row: Row, machine: Machine) -> Row:
     """The limit in seconds, and which part of our time it is: 1 is as fast as the machine."""
     if row["threads"] not in machine.float32:  # of an earlier run with more threads
         return {}
-    least = limit(from_config(row["config"]), row["threads"], machine, row["exchange"])
+    least = limit(from_config(row["config"]), row["threads"], machine, row["exchange"], row["peak"])
     return {"limit": least, "fraction": round(least / row["seconds"][OURS]["median"], 4)}
 
 
@@ -94,7 +111,7 @@ def ratios(row: Row) -> dict[str, float]:
     """How many times as long as ours each peer's median is."""
     seconds = row["seconds"]
     ours = seconds[OURS]["median"]
-    return {name: round(timing["median"] / ours, 4) for name, timing in seconds.items() if name not in (OURS, PART)}
+    return {name: round(timing["median"] / ours, 4) for name, timing in seconds.items() if name not in OWN}
 
 
 def quieter(a: Row, b: Row) -> Row:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import geometric_mean
 from typing import Any
 
-from .cases import CELLS, MODES, Layer, from_config, lengths
+from .cases import CELLS, MODES
 from .measure import NOISY
-from .peers import OURS, PART
-from .report import best_ratio, duration, ratios, times
+from .peers import OURS
+from .report import OWN, best_ratio, duration, ratios, times
 
 __all__ = [
     "everything", "layers_table", "limits_of", "limits_table", "markdown", "means_table", "models_table",
@@ -103,31 +103,9 @@ def models_table(doc: Document) -> str:
 
 def ragged_table(doc: Document) -> str:
     """What sequences of unequal length cost: their time, relative to that of the padded batch times the part of it that
-    they fill (B >= 32), or times the longest one's part of T."""
-    full = {}
-    for r in doc["rows"]:
-        if r["kind"] == "layer" and not r["config"]["ragged"]:
-            full[_key(r["config"]), r["threads"]] = r
-
-    def cost(r: Row) -> str:
-        padded = full.get((_key({**r["config"], "ragged": False}), r["threads"]))
-        if padded is None:
-            return ""
-        seconds = r["seconds"][OURS]["median"] / padded["seconds"][OURS]["median"]
-        return f"{seconds / _filled(r['config']):.2f}{_mark(r)}"
-
-    return _by_shape([r for r in doc["rows"] if r["config"].get("ragged")], cost)
-
-
-def _filled(config: Mapping[str, Any]) -> float:
-    case = from_config(config)
-    cut = lengths(case) if isinstance(case, Layer) else None
-    assert cut is not None
-    return float(cut.sum() / (case.T * case.B) if case.B >= 32 else cut.max() / case.T)
-
-
-def _key(config: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(sorted(config.items()))
+    they fill (B >= 32), or times the longest one's part of T. Both took turns."""
+    rows = [r for r in doc["rows"] if r["config"].get("ragged")]
+    return _by_shape(rows, lambda r: f"{r['of_padded']:.2f}{_mark(r)}")
 
 
 def limits_table(doc: Document) -> str:
@@ -220,7 +198,7 @@ def _shape(r: Row) -> str:
 
 def _columns(rows: Iterable[Row]) -> list[str]:
     """The peers, in the order of their first row."""
-    return list(dict.fromkeys(name for r in rows for name in r["seconds"] if name not in (OURS, PART)))
+    return list(dict.fromkeys(name for r in rows for name in r["seconds"] if name not in OWN))
 
 
 def _bytes(n: int) -> str:
