@@ -113,14 +113,76 @@ struct Across {
   }
 };
 
+// The product of a few rows: blocks of weights become columns in registers and go no further.
+template <class T>
+struct Few {
+  using V = Vec<T>;
+  static constexpr int L = V::lanes;
+  static constexpr int kMost = kRegisters - L - 2 < kMaxTileRows ? kRegisters - L - 2 : kMaxTileRows;
+
+  template <int M>
+  static void gemm_of(const GemmArgs<T, T>& g, const UnpackedWeights<T>& u, Span rows, Span panels, int64_t first_panel,
+                      Team& team) {
+    constexpr int64_t kAhead = 4 * L;
+    const T* a[M];
+    for (int m = 0; m < M; ++m) a[m] = row_of(g.a, rows.begin + m);
+    const auto weights_of = [&](int64_t panel, int n) {
+      return u.weight + weight_row(u.run, n, u.hidden, first_panel + panel, L, 0) * u.width;
+    };
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+      const int64_t left = u.hidden - (first_panel + panel) * L;
+      for (int n = 0; n < g.n; ++n) {
+        const T* w = weights_of(panel, n);
+        const T* next = n + 1 < g.n ? weights_of(panel, n + 1) : panel + 1 < panels.end ? weights_of(panel + 1, 0) : w;
+        V sum[M];
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) sum[m] = V::load(row_of(g.init, rows.begin + m) + panel * g.init_panel + n * L);
+        int64_t k = 0;
+        for (; left >= L && k + L <= u.width; k += L) {
+          const T* ahead = k + kAhead < u.width ? w + k + kAhead : next + (k + kAhead - u.width);
+          V block[L];
+#pragma GCC unroll 16
+          for (int i = 0; i < L; ++i) {
+            __builtin_prefetch(ahead + i * u.width);
+            block[i] = V::load(w + i * u.width + k);
+          }
+          transpose(block);
+#pragma GCC unroll 16
+          for (int i = 0; i < L; ++i)
+#pragma GCC unroll 8
+            for (int m = 0; m < M; ++m) sum[m] = fma(V(a[m][k + i]), block[i], sum[m]);
+        }
+        for (; k < u.width; ++k) {
+          alignas(64) T column[L];
+          for (int i = 0; i < L; ++i) column[i] = i < left ? w[i * u.width + k] : T(0);
+          for (int m = 0; m < M; ++m) sum[m] = fma(V(a[m][k]), V::load(column), sum[m]);
+        }
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) sum[m].store(row_of(g.out, rows.begin + m) + panel * g.out_panel + n * L);
+      }
+      if (kernel_stopped(team)) return;
+    }
+  }
+
+  template <int M = kMost>
+  static void gemm(const GemmArgs<T, T>& g, const UnpackedWeights<T>& u, Span rows, Span panels, int64_t first_panel,
+                   Team& team) {
+    if constexpr (M > 1)
+      if (rows.end - rows.begin < M) return gemm<M - 1>(g, u, rows, panels, first_panel, team);
+    gemm_of<M>(g, u, rows, panels, first_panel, team);
+  }
+};
+
 // gemm with weights as the caller has them. The product's panel 0 is `first_panel` of the weights.
 template <class T, class E>
 void gemm_unpacked(const GemmArgs<T, E>& g, const UnpackedWeights<T>& u, E* scratch, Span rows, Span panels,
                    int64_t first_panel, Team& team) {
   constexpr int L = Vec<T>::lanes, D = depth<E>;
   if (rows.begin >= rows.end) return;
-  if constexpr (same_type<T, E>)
+  if constexpr (same_type<T, E>) {
+    if (rows.end - rows.begin <= Few<T>::kMost) return Few<T>::gemm(g, u, rows, panels, first_panel, team);
     if (Across<T>::pays(rows.end - rows.begin)) return Across<T>::gemm(g, u, scratch, rows, panels, first_panel, team);
+  }
   constexpr int kVectors = 8;  // side by side: enough chains of fmas, and blocks of many columns in the scratch
   const int64_t most = kVectors / g.n;
   const Tiling tiling(rows.end - rows.begin, g.n, most < panels.end - panels.begin ? most : panels.end - panels.begin);
