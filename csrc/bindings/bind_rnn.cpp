@@ -90,12 +90,15 @@ class Rnn {
     config.dropout = dropout, config.inputs_stay = config.y_stays = !copy;
     auto cache = std::make_unique<Cache<T, E>>();
     cache->batch_first = batch_first, cache->one_hot = tokens.has_value();
-    if (!copy) cache->x = x, cache->y = y;
     without_gil([&] {
       if (keep) cache->cache = std::make_shared<RnnCache<T, E>>(in.layout);
       rnn_forward<T, E>(config, weights_.data(), std::move(packed), in, state, out, cache->cache.get(), {seed, step},
                         threads);
     });
+    if (keep && !copy) {
+      if (cache->cache->x.size() == 0) cache->x = x;
+      if (cache->cache->layers.back().y.size() == 0) cache->y = y;
+    }
     return py::make_tuple(std::move(y), std::move(states), keep ? py::cast(std::move(cache)) : py::none());
   }
 
