@@ -122,7 +122,7 @@ def memory(doc):
     steps, batch, width, hidden = doc["settings"]["shape"]
     about = (
         f"Forward and backward at T {steps}, B {batch}, I {width}, H {hidden}, float32: the largest resident memory "
-        "above what there was before, and the time. With `copy=False`, as torch holds on to its arrays, too."
+        "above what there was before, and the time. With `copy=False`: torch, too, reads its arrays where they are."
     )
     lines = []
     for row in doc["rows"]:
