@@ -152,10 +152,13 @@ struct Few {
 #pragma GCC unroll 8
             for (int m = 0; m < M; ++m) sum[m] = fma(V(a[m][k + i]), block[i], sum[m]);
         }
-        for (; k < u.width; ++k) {
-          alignas(64) T column[L];
-          for (int i = 0; i < L; ++i) column[i] = i < left ? w[i * u.width + k] : T(0);
-          for (int m = 0; m < M; ++m) sum[m] = fma(V(a[m][k]), V::load(column), sum[m]);
+        while (k < u.width) {
+          const int numbers = static_cast<int>(u.width - k < L ? u.width - k : L);
+          alignas(64) T column[L][L];
+          load_edge(w + k, u.width, left, numbers, column);
+          for (int i = 0; i < numbers; ++i, ++k)
+#pragma GCC unroll 8
+            for (int m = 0; m < M; ++m) sum[m] = fma(V(a[m][k]), V::load(column[i]), sum[m]);
         }
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) sum[m].store(row_of(g.out, rows.begin + m) + panel * g.out_panel + n * L);

@@ -56,6 +56,17 @@ RNNFAST_INLINE void pack_block(const T* weight, int64_t width, E* packed, int64_
   for (int i = 0; i < L; ++i) block[i].store(packed + i * stride);
 }
 
+// column[i][lane] = number i of row `lane`, of fewer rows or numbers than a block has; zeros where there is none.
+template <class T>
+void load_edge(const T* weight, int64_t width, int64_t rows, int numbers, T (&column)[Vec<T>::lanes][Vec<T>::lanes]) {
+  using V = Vec<T>;
+  constexpr int L = V::lanes;
+  V block[L];
+  for (int i = 0; i < L; ++i) block[i] = i < rows ? V::load_first(weight + i * width, numbers) : V(T(0));
+  transpose(block);
+  for (int i = 0; i < L; ++i) block[i].store(column[i]);
+}
+
 // The vector of an element from those of its numbers.
 template <class E, class T>
 RNNFAST_INLINE Vec<E> element_of(const Vec<T> (&number)[depth<E>]) {
@@ -79,6 +90,14 @@ void pack_panel(const T* weight, int64_t hidden, int64_t width, const int32_t* i
     int64_t k = 0;
     if (ids == nullptr && units == L)
       for (; (k + L) * D <= columns; k += L) pack_block(from + k * D, width, to + k * stride, stride);
+    if constexpr (same_type<T, E>) {
+      while (ids == nullptr && k < columns) {
+        const int numbers = static_cast<int>(columns - k < L ? columns - k : L);
+        alignas(64) T column[L][L];
+        load_edge(from + k, width, units, numbers, column);
+        for (int i = 0; i < numbers; ++i, ++k) Vec<T>::load(column[i]).store(to + k * stride);
+      }
+    }
     for (; k < k_count; ++k) {
       Vec<T> v[D];
       for (int d = 0; d < D; ++d) {
