@@ -37,7 +37,7 @@ struct RnnConfig {
   bool recompute;  // caches do without the saved values; backward runs forward again to have them
   // The caller's x and weights, and y, stay as they are until backward, which gets them again: x and y are not copied,
   // and in a call of one step neither are weights.
-  bool inputs_stay, y_stays;
+  bool inputs_stay = false, y_stays = false;
   int64_t input_of(int layer) const { return layer == 0 ? input : directions * hidden; }
 };
 

@@ -144,7 +144,7 @@ void test_optimisers() {
 template <class T>
 std::vector<int64_t> sample(int64_t count, const SamplingRule& rule, int64_t length) {
   std::mt19937 random(9);
-  const RnnConfig config{cell_lstm, 7, 23, 1, 1, 0.0, false, false, false};
+  const RnnConfig config{cell_lstm, 7, 23, 1, 1, 0.0, false, false};
   const std::vector<T> w_ih = normal<T>(random, 4 * 23 * 7), w_hh = normal<T>(random, 4 * 23 * 23),
                        out = normal<T>(random, 7 * 23);
   const RnnWeights<T> weights{w_ih.data(), w_hh.data(), nullptr, nullptr};
