@@ -28,6 +28,8 @@ function(rnnfast_isa target name architecture flags trial)
   # -Wno-psabi: vector arguments never cross the border of one object.
   if(RNNFAST_SANITIZE)
     set(level -O1)
+  elseif(name STREQUAL "scalar")
+    set(level -O2)  # of -O3's speed all but a twentieth, in 230 KB less, for processors that have nothing else
   else()
     set(level -O3)
   endif()

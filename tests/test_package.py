@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import pytest
@@ -104,7 +103,7 @@ def test_extension_exports_only_its_entry():
 
 def test_extension_names_no_folder_of_the_build():
     content = Path(_core.__file__).read_bytes()
-    assert len(zlib.compress(content)) < LIMIT
+    assert len(content) < LIMIT
     for folder in {str(ROOT), str(Path.home()) + "/"}:
         assert folder.encode() not in content, folder
 
