@@ -61,7 +61,7 @@ class BackwardPass {
   bool one_hot(int layer) const { return layer == 0 && cache_.token.size() > 0; }
   // da takes the place of the saved values where there are as many, unless they shall live on.
   bool da_in_place() const { return kSame && cell_.saved == cell_.pre_activations && (!keep_ || cache_.recomputes()); }
-  T* dy_of(int layer) { return dy_[layer % 2].data(); }
+  T* dy_of(int layer) { return dy_below_[layer % 2].data(); }
   int64_t widest_input() const {  // of what weights are multiplied with; at least a vector
     int64_t width = std::max(L_, cache_.token.size() > 0 ? config_.hidden : std::max(config_.input, config_.hidden));
     return config_.layers > 1 ? std::max(width, out_width()) : width;
@@ -73,7 +73,7 @@ class BackwardPass {
   // enough.
   void place_gradients(int layer, int d, DirectionWork<T, E>& to);
 
-  // Where the cache has no x or y of its own.
+  // x and y where the cache has none of its own, dy and dx.
   void take_callers_rows();
   Rows<const T> y_rows(int layer, int d) {
     const Buffer<T>& y = layer_of(layer).y;
@@ -99,7 +99,6 @@ class BackwardPass {
   void allocate_pairs();
   void make_pairs(int layer, int d, const Team& team);
 
-  void index_caller_rows();
   // The rows of each distinct token, in order, so that its gradient is a sum in registers.
   void group_tokens();
   // The row of zeros behind the chunk's da, and what the kernels take for the states before its first step.
@@ -147,16 +146,16 @@ class BackwardPass {
   std::vector<DirectionWork<T, E>> work_;
   std::vector<Buffer<T>> saved_;  // of the layer at work, where they are not the cache's,
   std::vector<Buffer<E>> da_;     // and where da does not take their place
-  Buffer<T> dy_[2];               // of the outputs of the layers below the last in turn, [rows][D * H]
+  Buffer<T> dy_below_[2];         // of the outputs of the layers below the last in turn, [rows][D * H]
   std::vector<ThreadScratch<T, E>> scratch_;
   std::vector<Buffer<E>> x_packed_;  // a thread's block of rows
   std::vector<Buffer<E>> packed_;    // of pairs: a thread's da, interleaved
   Buffer<E> x_pairs_, h_pairs_;      // [pairs of rows][pair_stride]
   Rows<const E> x_{};
   std::vector<const E*> x_index_;
-  Rows<const T> y_[2]{};  // of each direction
-  std::vector<const T*> y_index_[2];
-  std::vector<const T*> dy_index_[2];
+  Rows<const T> y_[2]{}, dy_[2]{};  // of each direction
+  std::vector<const T*> y_index_[2], dy_index_[2];
+  Rows<T> dx_{};
   std::vector<T*> dx_index_;
   std::vector<int64_t> group_begin_;
   std::vector<int32_t> group_rows_;

@@ -9,7 +9,6 @@
 // it, by name.
 #pragma once
 
-#include <algorithm>
 #include <memory>
 #include <type_traits>
 #include <vector>
@@ -164,37 +163,6 @@ struct RnnBackward {
   const T *x, *y;
   Strides x_strides, y_strides;
 };
-
-// Row `row` of a schedule, where an array of the caller has them.
-template <class T>
-T* row_at(const Rows<T>& rows, int64_t row) {
-  return rows.index != nullptr ? rows.index[row] : rows.base + row * rows.stride;
-}
-
-// The schedule's rows in an array of the caller whose rows have `width` numbers, from number `first` of each on;
-// `index` for where they do not lie side by side in that order.
-template <class T>
-Rows<T> rows_in_place(const Schedule& schedule, T* array, const Strides& strides, int64_t width, int64_t first,
-                      std::vector<T*>& index) {
-  if (schedule.rows() == 0) return {};
-  const bool in_order = strides.row != 0
-                            ? strides.row == width
-                            : !schedule.ragged() && strides.batch == width && strides.time == schedule.batch() * width;
-  if (in_order) return {array + first, width, nullptr};
-  index.resize(static_cast<size_t>(schedule.rows()));
-  schedule.each_row(0, schedule.longest(), [&](int64_t row, int64_t t, int64_t j) {
-    index[static_cast<size_t>(row)] = array + schedule.place(strides, row, t, j) + first;
-  });
-  return {nullptr, 0, index.data()};
-}
-
-// A thread's share of the zeros that an array of the caller gets past the sequences' ends, where it has room for them.
-template <class T>
-void clear_past_ends(const Schedule& schedule, T* array, const Strides& strides, int64_t width, const Team& team) {
-  if (array == nullptr || strides.row != 0) return;
-  for (int64_t t = team.id; t < schedule.steps(); t += team.count)  // in turn: later times have more of them
-    schedule.each_ended(t, [&](int64_t j) { std::fill_n(array + schedule.place(strides, 0, t, j), width, T(0)); });
-}
 
 // Where dx may be written, [T, B, I], if the cache is not kept: over the copy of x. Null where that has another layout.
 template <class T, class E>

@@ -52,7 +52,7 @@ BackwardPass<T, E>::BackwardPass(RnnCache<T, E>& cache, const RnnBackward<T>& io
   take_callers_rows();
   for (int i = 0; i < config_.layers * config_.directions; ++i) allocate(i);
   for (int i = 0; i < std::min(config_.layers - 1, 2); ++i)
-    dy_[i] = Buffer<T>(schedule_.rows() * config_.directions * config_.hidden);
+    dy_below_[i] = Buffer<T>(schedule_.rows() * config_.directions * config_.hidden);
   for (int i = 0; i < plan_.threads; ++i) {
     scratch_.emplace_back(plan_, cell_, schedule_.rows(), cache.recomputes() ? input_weight_bytes<T, E>(config_) : 0,
                           cache.reads_weights());
@@ -60,7 +60,6 @@ BackwardPass<T, E>::BackwardPass(RnnCache<T, E>& cache, const RnnBackward<T>& io
     packed_.emplace_back(kSame ? 0 : kMaxTilePanels * kSumBlock / 2 * kMaxPre * L_);
   }
   if (!kSame && !few_) allocate_pairs();
-  index_caller_rows();
   if (cache.token.size() > 0) group_tokens();
 }
 
@@ -166,8 +165,13 @@ void BackwardPass<T, E>::take_callers_rows() {
     if (cache_.x.size() == 0 && cache_.token.size() == 0)
       x_ = rows_in_place(schedule_, io_.x, io_.x_strides, config_.input, 0, x_index_);
   }
-  for (int d = 0; d < config_.directions && cache_.layers.back().y.size() == 0; ++d)
-    y_[d] = rows_in_place(schedule_, io_.y, io_.y_strides, out_width(), d * config_.hidden, y_index_[d]);
+  for (int d = 0; d < config_.directions; ++d) {
+    const int64_t first = d * config_.hidden;
+    if (cache_.layers.back().y.size() == 0)
+      y_[d] = rows_in_place(schedule_, io_.y, io_.y_strides, out_width(), first, y_index_[d]);
+    if (io_.dy != nullptr) dy_[d] = rows_in_place(schedule_, io_.dy, io_.dy_strides, out_width(), first, dy_index_[d]);
+  }
+  if (io_.dx != nullptr) dx_ = rows_in_place(schedule_, io_.dx, io_.dx_strides, config_.input, 0, dx_index_);
 }
 
 template <class T, class E>
@@ -192,21 +196,6 @@ void BackwardPass<T, E>::place_gradients(int layer, int d, DirectionWork<T, E>& 
   }
   if (!one_hot(layer)) to.dw = place(padded_ * cell_.input.count * config_.input_of(layer), w, to.own_dw);
   to.dr = place(padded_ * cell_.recurrent.count * config_.hidden, r, to.own_dr);
-}
-
-template <class T, class E>
-void BackwardPass<T, E>::index_caller_rows() {
-  const auto rows = static_cast<size_t>(schedule_.rows());
-  if (io_.dy != nullptr)
-    for (int d = 0; d < config_.directions; ++d) dy_index_[d].resize(rows);
-  if (io_.dx != nullptr) dx_index_.resize(rows);
-  schedule_.each_row(0, schedule_.longest(), [&](int64_t row, int64_t t, int64_t j) {
-    if (io_.dy != nullptr)
-      for (int d = 0; d < config_.directions; ++d)
-        dy_index_[d][static_cast<size_t>(row)] =
-            io_.dy + schedule_.place(io_.dy_strides, row, t, j) + d * config_.hidden;
-    if (io_.dx != nullptr) dx_index_[static_cast<size_t>(row)] = io_.dx + schedule_.place(io_.dx_strides, row, t, j);
-  });
 }
 
 template <class T, class E>
@@ -260,8 +249,8 @@ void BackwardPass<T, E>::recur(int layer, int d, const Span& times, Team& team) 
   args.saved = to.saved - rows.begin * cell_.saved * L_;
   if (layer + 1 < config_.layers) {
     args.dy = {dy_of(layer) + d * config_.hidden, out_width(), nullptr};
-  } else if (io_.dy != nullptr) {
-    args.dy = {nullptr, 0, dy_index_[d].data()};
+  } else {
+    args.dy = dy_[d];
   }
   args.da = to.da - rows.begin * da_row_, args.panel_rows = panel_rows_of(most_rows_);
   args.dstate0 = times.begin > 0 || io_.dstate0[0] != nullptr;

@@ -102,8 +102,7 @@ void BackwardPass<T, E>::input_gradient(int layer, int d, const Span& chunk, Tea
     return Span{all.begin + part.begin, all.begin + part.end};
   };
   const Span times = own(chunk), rows = dropped ? rows_of(times) : own(rows_of(chunk));
-  Rows<T> out{nullptr, 0, dx_index_.data()};
-  if (layer > 0) out = {dy_of(layer - 1), width, nullptr};
+  const Rows<T> out = layer > 0 ? Rows<T>{dy_of(layer - 1), width, nullptr} : dx_;
   GemmArgs<T, E> g{};
   g.n = 1, g.runs = plan_.panels, g.run_length = cell_.input.count * L_ / depth_;
   g.run_stride = da_panel_;
