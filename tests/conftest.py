@@ -114,7 +114,7 @@ def device_calls(monkeypatch):
     made = []
 
     def seen(name, inner):
-        return lambda *args: (made.append(name), inner(*args))[1]
+        return lambda *args, **named: (made.append(name), inner(*args, **named))[1]
 
     for name in ("forward", "backward"):
         monkeypatch.setattr(DeviceRnn, name, seen(name, getattr(DeviceRnn, name)))

@@ -127,10 +127,10 @@ class GpuRnn:
         with torch.cuda.device_of(sources[n]):
             kind = cuda.kind_of(sources[n])
             dy, *dstate = (None if d is None else kind.floats("a gradient", d) for d in slopes)
-            sums = [_zeros(kind, shape) if any(wanted[n:]) else None for shape in weight_shapes(net)]
+            sums = [kind.empty(shape) if any(wanted[n:]) else None for shape in weight_shapes(net)]
             dx, first = self._rnn.backward(
-                owner.kept.cache, kind, seq, dy, dstate, wanted[0], any(wanted[1:n]), True, True,
-                self._by_direction(sums),
+                owner.kept.cache, kind, seq, dy, dstate, wanted[0], any(wanted[1:n]), keep=True,
+                accumulate=False, grads=self._by_direction(sums),
             )  # fmt: skip
             starts: Sequence[DeviceArray | None] = first or [None] * (n - 1)
             made = zip((dx, *starts, *sums), (*wanted[:n], *[True] * len(sums)), strict=True)
@@ -184,9 +184,3 @@ def _is_plain(tensor: Tensor, like: Tensor, shape: tuple[int, ...]) -> bool:
         and tensor.layout is torch.strided
         and not torch._C._functorch.is_legacy_batchedtensor(tensor)
     )
-
-
-def _zeros(kind: Kind, shape: tuple[int, ...]) -> DeviceArray:
-    made = kind.empty(shape)
-    cuda._cuda.fill(made.address, 0, made.nbytes, kind.stream)
-    return made
