@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def fake_row(case, threads=1, **medians):
     timings = {name.replace("_", " "): measure.Timing((m, m, m), 1) for name, m in medians.items()}
-    peers_ = dict.fromkeys(timings.keys() - set(report.OWN), 0.0)
+    peers_ = dict.fromkeys(timings.keys() - set(peers.OWN), 0.0)
     return report.row(case, threads, peers_, timings, 5e-7 * (threads > 1), MACHINE.peak(threads, case.dtype) / 2)
 
 

@@ -22,7 +22,7 @@ from . import report, tables
 from .cases import Case, all_cases, select
 from .limits import Machine, exchange, peak
 from .measure import QUICK, AnswersDiffer, Effort, compare, interleaved
-from .peers import PADDED, PART, find_peers, runners, tolerance
+from .peers import OWN, find_peers, runners, tolerance
 
 __all__ = ["main", "run"]
 
@@ -120,7 +120,7 @@ def _measure(case: Case, threads: int, peers: dict[str, str | None], effort: Eff
         ours, *others = runners(case, peers, threads)
         answers = ours.answers()
         differences = {}
-        for other in [other for other in others if other.name not in (PART, PADDED)]:
+        for other in [other for other in others if other.name not in OWN]:
             try:
                 differences[other.name] = compare(answers, other.answers(), tolerance(case))
             except AnswersDiffer as e:

@@ -97,7 +97,8 @@ class Machine:
 def peak(case: Case, threads: int) -> float:
     """flop/s of this moment, for turns beside a case."""
     seconds = 0.002
-    return (case.dtype == "bfloat16" and _core.peak_bfloat16(threads, seconds)) or _core.peak_float32(threads, seconds)
+    bfloat16 = _core.peak_bfloat16(threads, seconds) if case.dtype == "bfloat16" else 0.0
+    return bfloat16 or _core.peak_float32(threads, seconds)
 
 
 def exchange(threads: int) -> float:

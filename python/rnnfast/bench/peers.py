@@ -21,13 +21,14 @@ from ..lm import LanguageModel
 from .cases import CLIP_NORM, LEARNING_RATE, Arrays, Case, Layer, Model, arrays, lengths, parameters
 
 __all__ = [
-    "OURS", "PADDED", "PART", "PEERS", "Runner", "Steps", "find_peers", "first_outputs", "named", "runners",
+    "OURS", "OWN", "PADDED", "PART", "PEERS", "Runner", "Steps", "find_peers", "first_outputs", "named", "runners",
     "tolerance",
 ]  # fmt: skip
 
 OURS = "rnnfast"
 PART = "rnnfast, RNN alone"  # of a training step: what is left of it is the rest
 PADDED = "rnnfast, padded"  # the same batch with all sequences as long as the array
+OWN = (OURS, PART, PADDED)
 PEERS = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx"), "jax": ("jax",)}  # and what they need
 STEPS_COMPARED = 4
 

@@ -12,11 +12,10 @@ from .._info import info
 from .cases import Case, Layer, from_config, lengths
 from .limits import Machine, flops, limit, weight_bytes
 from .measure import NOISY, Effort, Timing
-from .peers import OURS, PADDED, PART
+from .peers import OURS, OWN, PADDED, PART
 
 __all__ = [
     "FORMAT",
-    "OWN",
     "about",
     "best_ratio",
     "cores",
@@ -31,7 +30,6 @@ __all__ = [
 
 FORMAT = 3
 Row = dict[str, Any]
-OWN = (OURS, PART, PADDED)
 
 
 def document(

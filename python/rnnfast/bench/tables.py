@@ -8,8 +8,8 @@ from typing import Any
 
 from .cases import CELLS, MODES
 from .measure import NOISY
-from .peers import OURS
-from .report import OWN, best_ratio, duration, ratios, times
+from .peers import OURS, OWN
+from .report import best_ratio, duration, ratios, times
 
 __all__ = [
     "everything", "layers_table", "limits_of", "limits_table", "markdown", "means_table", "models_table",
