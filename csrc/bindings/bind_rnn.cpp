@@ -40,7 +40,7 @@ class Rnn {
  public:
   Rnn(const std::string& cell, int64_t input, int64_t hidden, int layers, int directions, bool recompute,
       OptionalArrays<T> params, OptionalArrays<T> grads)
-      : config_{cell_of(cell), input, hidden, layers, directions, 0.0, recompute, false, false},
+      : config_{cell_of(cell), input, hidden, layers, directions, 0.0, recompute},
         states_(cell_shape(config_.cell).states),
         params_(std::move(params)),
         grads_(std::move(grads)) {

@@ -107,7 +107,7 @@ class TensorRnn {
     std::vector<RnnWeights<T>> weights;
     if (cache->reads_weights() && !reader_.take_weights(from, first_weight, weights, copies)) return py::none();
     io.weights = weights.data(), io.assign = true;
-    if (x.holds<T>()) {
+    if (cache->x.size() == 0 && x.holds<T>()) {
       View rows = x;
       if (!reader_.take_rows(from[0], rows, copies)) return py::none();
       io.x = rows.data<const T>(), io.x_strides = reader_.strides_of(rows);
