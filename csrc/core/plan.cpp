@@ -1,6 +1,10 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <atomic>
+#include <limits>
+
+#include "limits.h"
 
 namespace rnnfast {
 
@@ -8,7 +12,7 @@ namespace {
 
 // Below these a second thread costs more than it brings; see benchmarks/ for the measurements.
 constexpr double kFlopsForThreads = 1e7;         // of a call
-constexpr double kFlopsForBarrier = 1.5e5;       // of a step
+constexpr double kFlopsForExchange = 3e11;       // of a step, for each second of an exchange between two cores
 constexpr int64_t kRowsOfStep = 16;              // that a single step of fewer counts as
 constexpr int64_t kSequencesForBatchSplit = 4;   // a thread
 constexpr int64_t kSequencesForWeights = 10;     // a thread: with fewer, weights from beyond L2 come too late
@@ -17,6 +21,19 @@ constexpr int64_t kSweptCaches = 4;              // beyond so many L2 of weights
 constexpr int64_t kSweptPanels = 4;              // of a group; in larger ones the last read is W's alone
 constexpr int64_t kChunkBytes = 256 * 1024;   // of pre-activations that wait for their step in L2; or, of bf16, whose
 constexpr int64_t kMostChunkBytes = 2 << 20;  // products do not hide that W is read, as many as W has, up to these
+
+// Between 40 ns and half a microsecond, by where the cores lie; measured once, in about as long as a thread needs to
+// start.
+double seconds_of_exchange() {
+  static std::atomic<double> measured{0};
+  double seconds = measured.load(std::memory_order_relaxed);
+  if (seconds == 0) {
+    seconds = exchange_time(1e-4);
+    if (seconds == 0) seconds = std::numeric_limits<double>::infinity();  // there was no second thread
+    measured.store(seconds, std::memory_order_relaxed);
+  }
+  return seconds;
+}
 
 }  // namespace
 
@@ -35,7 +52,7 @@ Plan::Plan(const CellShape& cell, int64_t lanes, int64_t hidden, int directions,
     split = Split::batch;
   } else if (directions == 2 && (threads == 2 || threads == 3) && r_weights <= kWeightsOfACore) {
     split = Split::directions;
-  } else if (threads > 1 && panels > 1 && step_flops > kFlopsForBarrier) {
+  } else if (threads > 1 && panels > 1 && step_flops > kFlopsForExchange * seconds_of_exchange()) {
     split = Split::panels;
   }
   if (split != Split::batch) threads = std::min(threads, threads_at_once());

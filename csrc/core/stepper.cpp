@@ -7,25 +7,26 @@ namespace rnnfast {
 namespace {
 
 // As a plan counts the work of a call. A step of few rows takes as long as its weights need to come from L2 or beyond,
-// which is as long as some more rows take, and the threads of the step before are still awake.
-double flops_of(const RnnConfig& config, const CellShape& cell, int64_t batch) {
+// which is as long as some more rows take. The threads of the step before are still awake, and within a region there.
+double flops_of(const RnnConfig& config, const CellShape& cell, int64_t batch, bool in_loops) {
   constexpr int64_t kRows = 8;
-  constexpr double kAwake = 2;
+  const double awake = in_loops ? 8 : 2;
   const int64_t weights = config.layers * config.hidden * cell.recurrent.count * 2 * config.hidden;
-  return kAwake * 2.0 * static_cast<double>(std::max(batch, kRows) * weights);
+  return awake * 2.0 * static_cast<double>(std::max(batch, kRows) * weights);
 }
 
 }  // namespace
 
 template <class T, class E>
 RnnStepper<T, E>::RnnStepper(const RnnConfig& config, std::shared_ptr<const PackedRnn<T, E>> packed, int64_t batch,
-                             int max_threads)
+                             int max_threads, bool in_loops)
     : config_(config),
       packed_(std::move(packed)),
       batch_(batch),
       cell_(cell_shape(config.cell)),
       schedule_(BatchLayout{1, batch, nullptr, nullptr, 0, 0}),
-      plan_(cell_, kernels<T>().lanes, config.hidden, 1, schedule_, flops_of(config, cell_, batch), max_threads) {
+      plan_(cell_, kernels<T>().lanes, config.hidden, 1, schedule_, flops_of(config, cell_, batch, in_loops),
+            max_threads) {
   if (plan_.split == Split::none) plan_.threads = 1;
   set_rows(batch);
   padded_ = plan_.panels * kernels<T>().lanes;

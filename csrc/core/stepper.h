@@ -8,8 +8,9 @@ namespace rnnfast {
 template <class T, class E = T>
 class RnnStepper {
  public:
-  // One direction only. `packed` from pack_rnn; `max_threads` at the most.
-  RnnStepper(const RnnConfig&, std::shared_ptr<const PackedRnn<T, E>> packed, int64_t batch, int max_threads);
+  // One direction only. `packed` from pack_rnn; `max_threads` at the most; `in_loops`: a region is of many steps.
+  RnnStepper(const RnnConfig&, std::shared_ptr<const PackedRnn<T, E>> packed, int64_t batch, int max_threads,
+             bool in_loops);
 
   // How many threads a region around step() is worth.
   int threads() const { return plan_.threads; }

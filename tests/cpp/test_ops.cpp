@@ -148,7 +148,7 @@ std::vector<int64_t> sample(int64_t count, const SamplingRule& rule, int64_t len
   const std::vector<T> w_ih = normal<T>(random, 4 * 23 * 7), w_hh = normal<T>(random, 4 * 23 * 23),
                        out = normal<T>(random, 7 * 23);
   const RnnWeights<T> weights{w_ih.data(), w_hh.data(), nullptr, nullptr};
-  RnnStepper<T> stepper(config, pack_rnn<T, T>(config, &weights, 2), count, 2);
+  RnnStepper<T> stepper(config, pack_rnn<T, T>(config, &weights, 2), count, 2, true);
   Sampler<T> sampler(stepper, nullptr, pack_linear<T>(out.data(), nullptr, 23, 7, false, 1), 2);
   const std::vector<int32_t> prompt(static_cast<size_t>(2 * count), 3);
   sampler.prime(prompt.data(), 2);
