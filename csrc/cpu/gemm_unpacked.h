@@ -117,11 +117,26 @@ struct Across {
 template <class T>
 struct FewRows {
   using V = Vec<T>;
-  static constexpr int L = V::lanes;
-  static constexpr int kMost = L / 2;  // more of them fill the lanes of Across
-  // Where vectors are cache lines and there are registers for a block and the sums; with AVX2, SSE4.2 or one number at
-  // a time packing is up to 1.4 times as fast.
-  static constexpr bool kPays = sizeof(V) == 64 && L + kMost < kRegisters;
+  static constexpr int L = V::lanes, kHalf = L / 2;
+  static constexpr int kMost = L / 2;  // more rows fill the lanes of Across
+  // Where vectors are cache lines; with AVX2, SSE4.2 or one number at a time packing is up to 1.4 times as fast.
+  static constexpr bool kPays = sizeof(V) == 64;
+
+  // Vector i has kHalf numbers of row i and of row i + kHalf; number i of all rows comes out. A round less than for a
+  // whole block, whose vectors would be rows.
+  RNNFAST_INLINE static void transpose_halves(V (&block)[kHalf]) {
+#pragma GCC unroll 4
+    for (int round = 1; round < kHalf; round *= 2) {
+      V next[kHalf];
+#pragma GCC unroll 4
+      for (int i = 0; i < kHalf / 2; ++i) {
+        next[2 * i] = block[i], next[2 * i + 1] = block[i + kHalf / 2];
+        interleave_halves(next[2 * i], next[2 * i + 1]);
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < kHalf; ++i) block[i] = next[i];
+    }
+  }
 
   template <int M>
   static void gemm_of(const GemmArgs<T, T>& g, const UnpackedWeights<T>& u, Span rows, Span panels, int64_t first_panel,
@@ -143,17 +158,22 @@ struct FewRows {
         int64_t k = 0;
         for (; left >= L && k + L <= u.width; k += L) {
           const T* ahead = k + kAhead < u.width ? w + k + kAhead : next + (k + kAhead - u.width);
-          V block[L];
-#pragma GCC unroll 16
-          for (int i = 0; i < L; ++i) {
-            __builtin_prefetch(ahead + i * u.width);
-            block[i] = V::load(w + i * u.width + k);
-          }
-          transpose(block);
-#pragma GCC unroll 16
-          for (int i = 0; i < L; ++i)
+          V block[2][kHalf];  // both at once, while their lines are in L1
 #pragma GCC unroll 8
-            for (int m = 0; m < M; ++m) sum[m] = fma(V(a[m][k + i]), block[i], sum[m]);
+          for (int i = 0; i < kHalf; ++i) {
+            const T *low = w + i * u.width + k, *high = low + kHalf * u.width;
+            __builtin_prefetch(ahead + i * u.width);
+            __builtin_prefetch(ahead + (i + kHalf) * u.width);
+            block[0][i] = V::load_halves(low, high), block[1][i] = V::load_halves(low + kHalf, high + kHalf);
+          }
+#pragma GCC unroll 2
+          for (int half = 0; half < 2; ++half) {
+            transpose_halves(block[half]);
+#pragma GCC unroll 8
+            for (int i = 0; i < kHalf; ++i)
+#pragma GCC unroll 8
+              for (int m = 0; m < M; ++m) sum[m] = fma(V(a[m][k + half * kHalf + i]), block[half][i], sum[m]);
+          }
         }
         while (k < u.width) {
           const int numbers = static_cast<int>(u.width - k < L ? u.width - k : L);

@@ -28,6 +28,9 @@ struct Vec<float> {
   RNNFAST_INLINE explicit Vec(float x) : v(_mm512_set1_ps(x)) {}
   RNNFAST_INLINE static __mmask16 mask(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
   RNNFAST_INLINE static Vec load(const float* p) { return _mm512_loadu_ps(p); }
+  RNNFAST_INLINE static Vec load_halves(const float* low, const float* high) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(low)), _mm256_loadu_ps(high), 1);
+  }
   RNNFAST_INLINE static Vec load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(mask(n), p); }
   RNNFAST_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
   RNNFAST_INLINE void store_first(float* p, int n) const { _mm512_mask_storeu_ps(p, mask(n), v); }
@@ -58,6 +61,13 @@ RNNFAST_INLINE void interleave(VecF& a, VecF& b) {
   b.v = _mm512_permutex2var_ps(a.v, _mm512_or_si512(low, _mm512_set1_epi32(8)), b.v);
   a.v = first;
 }
+// The same in each half.
+RNNFAST_INLINE void interleave_halves(VecF& a, VecF& b) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 8, 24, 9, 25, 10, 26, 11, 27);
+  const __m512 first = _mm512_permutex2var_ps(a.v, low, b.v);
+  b.v = _mm512_permutex2var_ps(a.v, _mm512_or_si512(low, _mm512_set1_epi32(4)), b.v);
+  a.v = first;
+}
 
 template <>
 struct Vec<double> {
@@ -69,6 +79,9 @@ struct Vec<double> {
   RNNFAST_INLINE explicit Vec(double x) : v(_mm512_set1_pd(x)) {}
   RNNFAST_INLINE static __mmask8 mask(int n) { return static_cast<__mmask8>((1u << n) - 1u); }
   RNNFAST_INLINE static Vec load(const double* p) { return _mm512_loadu_pd(p); }
+  RNNFAST_INLINE static Vec load_halves(const double* low, const double* high) {
+    return _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd(low)), _mm256_loadu_pd(high), 1);
+  }
   RNNFAST_INLINE static Vec load_first(const double* p, int n) { return _mm512_maskz_loadu_pd(mask(n), p); }
   RNNFAST_INLINE void store(double* p) const { _mm512_storeu_pd(p, v); }
   RNNFAST_INLINE void store_first(double* p, int n) const { _mm512_mask_storeu_pd(p, mask(n), v); }
@@ -97,6 +110,12 @@ RNNFAST_INLINE void interleave(VecD& a, VecD& b) {
   const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
   const __m512d first = _mm512_permutex2var_pd(a.v, low, b.v);
   b.v = _mm512_permutex2var_pd(a.v, _mm512_or_si512(low, _mm512_set1_epi64(4)), b.v);
+  a.v = first;
+}
+RNNFAST_INLINE void interleave_halves(VecD& a, VecD& b) {
+  const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 4, 12, 5, 13);
+  const __m512d first = _mm512_permutex2var_pd(a.v, low, b.v);
+  b.v = _mm512_permutex2var_pd(a.v, _mm512_or_si512(low, _mm512_set1_epi64(2)), b.v);
   a.v = first;
 }
 
