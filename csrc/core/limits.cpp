@@ -53,6 +53,8 @@ class Pinned {
 #endif
 };
 
+constexpr int kLeastRounds = 8;
+
 // The highest rate of a round, in which each thread does work(team) and says how much that was.
 template <class F>
 double best_rate(int threads, double seconds, F&& work) {
@@ -61,6 +63,7 @@ double best_rate(int threads, double seconds, F&& work) {
   };
   std::vector<Share> shares(static_cast<size_t>(threads));
   double best = 0;
+  int rounds = 0;  // of which the first ones may have seen threads come to their processors
   std::atomic<bool> over{false};
   const auto began = Clock::now();
   const bool stopped = parallel(threads, [&](Team& team) {
@@ -79,7 +82,7 @@ double best_rate(int threads, double seconds, F&& work) {
           all.time = std::max(all.time, shares[static_cast<size_t>(i)].time);
         }
         best = std::max(best, all.amount / all.time);
-        over = since(began) >= seconds;
+        over = ++rounds >= kLeastRounds && since(began) >= seconds;
       }
       if (team_barrier(team)) return;
     }

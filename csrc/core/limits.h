@@ -1,5 +1,5 @@
 // What this machine can do at best, measured: the scale that `rnnfast bench` holds its times against. All of them take
-// about `seconds` and return the best of many short rounds, in which the threads begin together.
+// about `seconds` and return the best of many short rounds, at least eight, in which the threads begin together.
 #pragma once
 
 #include <cstdint>
