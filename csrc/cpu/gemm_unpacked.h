@@ -122,22 +122,6 @@ struct FewRows {
   // Where vectors are cache lines; with AVX2, SSE4.2 or one number at a time packing is up to 1.4 times as fast.
   static constexpr bool kPays = sizeof(V) == 64;
 
-  // Vector i has kHalf numbers of row i and of row i + kHalf; number i of all rows comes out. A round less than for a
-  // whole block, whose vectors would be rows.
-  RNNFAST_INLINE static void transpose_halves(V (&block)[kHalf]) {
-#pragma GCC unroll 4
-    for (int round = 1; round < kHalf; round *= 2) {
-      V next[kHalf];
-#pragma GCC unroll 4
-      for (int i = 0; i < kHalf / 2; ++i) {
-        next[2 * i] = block[i], next[2 * i + 1] = block[i + kHalf / 2];
-        interleave_halves(next[2 * i], next[2 * i + 1]);
-      }
-#pragma GCC unroll 8
-      for (int i = 0; i < kHalf; ++i) block[i] = next[i];
-    }
-  }
-
   template <int M>
   static void gemm_of(const GemmArgs<T, T>& g, const UnpackedWeights<T>& u, Span rows, Span panels, int64_t first_panel,
                       Team& team) {
@@ -168,7 +152,7 @@ struct FewRows {
           }
 #pragma GCC unroll 2
           for (int half = 0; half < 2; ++half) {
-            transpose_halves(block[half]);
+            transpose(block[half]);
 #pragma GCC unroll 8
             for (int i = 0; i < kHalf; ++i)
 #pragma GCC unroll 8

@@ -11,20 +11,24 @@ RNNFAST_INLINE int64_t weight_row(const Run& run, int n, int64_t hidden, int64_t
   return unit < hidden ? run.gate[n] * hidden + unit : -1;
 }
 
-// Rows become columns: each of log2(L) rounds interleaves the rows of one half with those of the other.
-template <class V>
-RNNFAST_INLINE void transpose(V (&block)[V::lanes]) {
-  constexpr int L = V::lanes;
+// Rows become columns: each of log2(N) rounds interleaves the rows of one half with those of the other. N is L; or half
+// of it, where vector i has the first N numbers of row i and of row i + N: a round less, and the columns of L rows.
+template <class V, int N>
+RNNFAST_INLINE void transpose(V (&block)[N]) {
 #pragma GCC unroll 4
-  for (int round = 1; round < L; round *= 2) {
-    V next[L];
+  for (int round = 1; round < N; round *= 2) {
+    V next[N];
 #pragma GCC unroll 8
-    for (int i = 0; i < L / 2; ++i) {
-      next[2 * i] = block[i], next[2 * i + 1] = block[i + L / 2];
-      interleave(next[2 * i], next[2 * i + 1]);
+    for (int i = 0; i < N / 2; ++i) {
+      next[2 * i] = block[i], next[2 * i + 1] = block[i + N / 2];
+      if constexpr (N == V::lanes) {
+        interleave(next[2 * i], next[2 * i + 1]);
+      } else {
+        interleave_halves(next[2 * i], next[2 * i + 1]);
+      }
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) block[i] = next[i];
+    for (int i = 0; i < N; ++i) block[i] = next[i];
   }
 }
 
