@@ -230,10 +230,12 @@ void bind_type(py::module_& m, const std::string& suffix) {
            py::arg("step"), py::arg("packed"), py::arg("threads"))
       .def("backward", &Rnn<T, E>::backward, py::arg("cache"), py::arg("dy"), py::arg("dstate"), py::arg("want_dx"),
            py::arg("want_dstate0"), py::arg("keep"), py::arg("accumulate"), py::arg("threads"))
-      .def("stepper",
-           [](const Rnn<T, E>& r, std::shared_ptr<Packed> packed, int64_t batch, int threads, bool in_loops) {
-             return std::make_unique<RnnStepper<T, E>>(r.config(), std::move(packed), batch, threads, in_loops);
-           });
+      .def(
+          "stepper",
+          [](const Rnn<T, E>& r, std::shared_ptr<Packed> packed, int64_t batch, int threads, bool in_loops) {
+            return std::make_unique<RnnStepper<T, E>>(r.config(), std::move(packed), batch, threads, in_loops);
+          },
+          py::arg("packed"), py::arg("batch"), py::arg("threads"), py::arg("in_loops"));
 }
 
 }  // namespace

@@ -22,8 +22,7 @@ constexpr int64_t kSweptPanels = 4;              // of a group; in larger ones t
 constexpr int64_t kChunkBytes = 256 * 1024;   // of pre-activations that wait for their step in L2; or, of bf16, whose
 constexpr int64_t kMostChunkBytes = 2 << 20;  // products do not hide that W is read, as many as W has, up to these
 
-// Between 40 ns and half a microsecond, by where the cores lie; measured once, in about as long as a thread needs to
-// start.
+// Between 40 ns and half a microsecond, by where the cores lie; measured once, in less than a millisecond.
 double seconds_of_exchange() {
   static std::atomic<double> measured{0};
   double seconds = measured.load(std::memory_order_relaxed);

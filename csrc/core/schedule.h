@@ -67,7 +67,7 @@ class Schedule {
   std::vector<uint8_t> cut_;
 };
 
-// Row `row` of a schedule's.
+// Where row `row` of a schedule lies.
 template <class T>
 T* row_at(const Rows<T>& rows, int64_t row) {
   return rows.index != nullptr ? rows.index[row] : rows.base + row * rows.stride;

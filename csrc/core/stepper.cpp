@@ -7,7 +7,8 @@ namespace rnnfast {
 namespace {
 
 // As a plan counts the work of a call. A step of few rows takes as long as its weights need to come from L2 or beyond,
-// which is as long as some more rows take. The threads of the step before are still awake, and within a region there.
+// which is as long as some more rows take. A region of one step finds the threads of the one before still awake; in one
+// of many steps (`in_loops`) only the first has to start them.
 double flops_of(const RnnConfig& config, const CellShape& cell, int64_t batch, bool in_loops) {
   constexpr int64_t kRows = 8;
   const double awake = in_loops ? 8 : 2;

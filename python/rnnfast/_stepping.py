@@ -28,7 +28,7 @@ class Stream:
 
     def __init__(self, layer: Recurrent, batch_size: int) -> None:
         self._layer, self._batch = layer, batch_size
-        self._stepper = layer._core.stepper(layer.pack(), batch_size, get_num_threads(), False)
+        self._stepper = layer._core.stepper(layer.pack(), batch_size, get_num_threads(), in_loops=False)
         self._step = self._stepper.step
 
     def step(self, x: Any, out: Array | None = None) -> Array:

@@ -37,7 +37,7 @@ class Sampler:
         threads = get_num_threads()
         if rnn.device is not None:  # one token at a time is a matter of latency, which the CPU has less of
             rnn, output, embedding = on_host(rnn), on_host(output), embedding and on_host(embedding)
-        self._stepper = rnn._core.stepper(rnn.pack(), self._num_samples, threads, True)
+        self._stepper = rnn._core.stepper(rnn.pack(), self._num_samples, threads, in_loops=True)
         table = None if embedding is None else embedding.params["weight"]
         self._core = _CORES[rnn.compute_dtype](self._stepper, table, output.pack(), threads)
 

@@ -96,7 +96,7 @@ def search(
     parts = parts_of(state)
     (layers, batch, hidden), rnn, threads, o = parts[0].shape, decoder.rnn, get_num_threads(), options
     rows = batch * o.beam_size
-    stepper = rnn._core.stepper(packed.rnn, rows, threads, True)
+    stepper = rnn._core.stepper(packed.rnn, rows, threads, in_loops=True)
     for k, part in enumerate(parts):
         begun = np.zeros((layers, rows, hidden), part.dtype)
         begun[:, :batch] = part
