@@ -62,10 +62,6 @@ class BackwardPass {
   // da takes the place of the saved values where there are as many, unless they shall live on.
   bool da_in_place() const { return kSame && cell_.saved == cell_.pre_activations && (!keep_ || cache_.recomputes()); }
   T* dy_of(int layer) { return dy_below_[layer % 2].data(); }
-  int64_t widest_input() const {  // of what weights are multiplied with; at least a vector
-    int64_t width = std::max(L_, cache_.token.size() > 0 ? config_.hidden : std::max(config_.input, config_.hidden));
-    return config_.layers > 1 ? std::max(width, out_width()) : width;
-  }
   int64_t out_width() const { return config_.directions * config_.hidden; }
 
   void allocate(int index);

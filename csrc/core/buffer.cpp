@@ -42,15 +42,15 @@ size_t rounded(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-// Large buffers on huge pages, where the system has them: 1 to 3 % of a training step with 500 units or more. A tail
-// that does not fill one lies on small pages.
-void* allocate(size_t bytes) {
+// `bytes`, of which the first `used` are asked for. Large buffers on huge pages, where the system has them: 1 to 3 % of
+// a training step with 500 units or more. A tail that does not fill one lies on small pages.
+void* allocate(size_t bytes, [[maybe_unused]] size_t used) {
 #if defined(__linux__)
   constexpr size_t kHugePage = size_t{2} << 20;
   if (bytes >= 2 * kHugePage) {
     void* memory = nullptr;  // aligned_alloc would want a multiple of the page
     if (posix_memalign(&memory, kHugePage, bytes) != 0) return nullptr;
-    madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);  // a wish: it may fail
+    madvise(memory, used / kHugePage * kHugePage, MADV_HUGEPAGE);  // a wish: it may fail
     return memory;
   }
 #endif
@@ -62,6 +62,7 @@ void* allocate(size_t bytes) {
 void* pool_allocate(size_t bytes) {
   if (bytes == 0) return nullptr;
   if (bytes > SIZE_MAX / 4) throw std::bad_alloc();
+  const size_t used = bytes;
   bytes = rounded(bytes);
   if (bytes >= kSmall) {
     Pool& p = pool();
@@ -74,10 +75,10 @@ void* pool_allocate(size_t bytes) {
       return memory;
     }
   }
-  void* memory = allocate(bytes);
+  void* memory = allocate(bytes, used);
   if (memory == nullptr) {
     pool_clear();
-    memory = allocate(bytes);
+    memory = allocate(bytes, used);
   }
   if (memory == nullptr) throw std::bad_alloc();
   return memory;

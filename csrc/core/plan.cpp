@@ -96,16 +96,22 @@ double product_flops(const RnnConfig& config, const Schedule& schedule, bool one
   return 2.0 * static_cast<double>(rows) * static_cast<double>(weights_of(config, one_hot));
 }
 
+int64_t packed_inputs(const RnnConfig& config, bool one_hot, int64_t lanes) {
+  int64_t width = std::max(lanes, one_hot ? config.hidden : std::max(config.input, config.hidden));
+  if (config.layers > 1) width = std::max(width, config.directions * config.hidden);
+  return kSumBlock * width;
+}
+
 template <class T, class E>
 ThreadScratch<T, E>::ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, int64_t input_bytes,
-                                   bool unpacked) {
+                                   bool unpacked, int64_t reserved) {
   const Kernels<T, E>& k = kernels<T, E>();
   // The team may turn out smaller than planned, so a thread has room for any part.
   const int64_t row_bytes = plan.panels * cell.pre_activations * k.lanes * static_cast<int64_t>(sizeof(T));
   constexpr int64_t most = std::is_same_v<T, E> ? kChunkBytes : kMostChunkBytes;
   const int64_t chunk = std::clamp(input_bytes, kChunkBytes, most) / row_bytes;
   chunk_rows_ = input_bytes > 0 ? std::min(std::max(plan.batch, chunk), std::max<int64_t>(rows, 1)) : 0;
-  pre_ = Buffer<T>(chunk_rows_ * plan.panels * cell.pre_activations * k.lanes);
+  pre_ = Buffer<T>(std::max(chunk_rows_ * plan.panels * cell.pre_activations * k.lanes, reserved));
   step_rows_ = Buffer<unsigned char>(plan.batch * k.step_row_bytes);
   x_rows_ = Buffer<const E*>(std::max(chunk_rows_, unpacked ? plan.batch : 0));
   if (unpacked) weights_ = Buffer<E>(kUnpackedBytes / static_cast<int64_t>(sizeof(E)));

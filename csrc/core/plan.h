@@ -32,12 +32,16 @@ int64_t weights_of(const RnnConfig&, bool one_hot);
 // long as its weights need to come from L2 or beyond.
 double product_flops(const RnnConfig&, const Schedule&, bool one_hot);
 
+// Numbers of a block of rows of the widest input, as a thread's weight gradients pack them; at least a vector a row.
+int64_t packed_inputs(const RnnConfig&, bool one_hot, int64_t lanes);
+
 // One thread's memory for a pass; `input_bytes`, of a layer's input weights: room for the input products of a forward
-// pass too; `unpacked`: and for blocks of weights.
+// pass too, in a buffer of at least `reserved` numbers; `unpacked`: and for blocks of weights.
 template <class T, class E = T>
 class ThreadScratch {
  public:
-  ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, int64_t input_bytes, bool unpacked = false);
+  ThreadScratch(const Plan& plan, const CellShape& cell, int64_t rows, int64_t input_bytes, bool unpacked = false,
+                int64_t reserved = 0);
   Scratch<T, E> view();
 
  private:

@@ -56,7 +56,7 @@ BackwardPass<T, E>::BackwardPass(RnnCache<T, E>& cache, const RnnBackward<T>& io
   for (int i = 0; i < plan_.threads; ++i) {
     scratch_.emplace_back(plan_, cell_, schedule_.rows(), cache.recomputes() ? input_weight_bytes<T, E>(config_) : 0,
                           cache.reads_weights());
-    x_packed_.emplace_back(few_ ? 0 : kSumBlock * widest_input());
+    x_packed_.emplace_back(few_ ? 0 : packed_inputs(config_, cache.token.size() > 0, L_));
     packed_.emplace_back(kSame ? 0 : kMaxTilePanels * kSumBlock / 2 * kMaxPre * L_);
   }
   if (!kSame && !few_) allocate_pairs();

@@ -56,8 +56,11 @@ class ForwardPass {
                               y_index_[d]);
     }
     for (int layer = 0; layer < config.layers; ++layer) allocate(layer);
+    // Backward, which packs its inputs, finds the memory of this pass's input products idle.
+    const int64_t reserved =
+        keep_ && schedule_.rows() >= kSumBlock ? packed_inputs(config, in.tokens != nullptr, kernels<T>().lanes) : 0;
     for (int i = 0; i < plan_.threads; ++i) {
-      scratch_.emplace_back(plan_, cell_, schedule_.rows(), input_weight_bytes<T, E>(config), unpacked_);
+      scratch_.emplace_back(plan_, cell_, schedule_.rows(), input_weight_bytes<T, E>(config), unpacked_, reserved);
       dropped_.emplace_back(!kSame && drops(0) ? config.directions * config.hidden : 0);
     }
   }
