@@ -162,8 +162,9 @@ def test_no_state_or_zeros(cell, dtype, size):
     "batch, hidden",
     [*product([1, 7], [1, 16, 300]), *product(range(1, 10), [37]), *product([14, 19, 30, 45], [37, 300])],
 )
-def test_one_step_with_the_callers_weights_or_packed_ones(cell, dtype, batch, hidden):
-    problem = drawn(Case("", 1, batch, 45, hidden, layers=2, bidirectional=hidden != 16, tokens=hidden == 37), cell)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_few_steps_with_the_callers_weights_or_packed_ones(cell, dtype, batch, hidden, steps):
+    problem = drawn(Case("", steps, batch, 45, hidden, layers=2, bidirectional=hidden != 16, tokens=hidden == 37), cell)
     layer = make_layer(problem, dtype)
     x, state, keywords = inputs(problem, dtype)
     results = []

@@ -35,8 +35,8 @@ std::shared_ptr<PackedRnn<T, E>> empty_pack(const RnnConfig& config, const PackP
   const auto transposed = [&](int64_t inputs, const Run& run) {
     return panels_of<T>(inputs) * panels * run.count * L / depth * L;
   };
-  const auto forward = [&](int64_t inputs, const Run& run, bool back) {
-    const int64_t own = panels * ((inputs + depth - 1) / depth) * run.count * L;
+  const auto forward = [&](int64_t inputs, const Run& run, bool wanted, bool back) {
+    const int64_t own = wanted ? panels * ((inputs + depth - 1) / depth) * run.count * L : 0;
     return Buffer<E>(parts.in_turn && back ? std::max(own, transposed(inputs, run)) : own);
   };
   auto packed = std::make_shared<PackedRnn<T, E>>();
@@ -44,48 +44,45 @@ std::shared_ptr<PackedRnn<T, E>> empty_pack(const RnnConfig& config, const PackP
   std::fill_n(packed->zeros.data(), packed->zeros.size(), T(0));
   packed->zero_row = Buffer<E>(packed->zeros.size() / depth);
   std::fill_n(packed->zero_row.data(), packed->zero_row.size(), E{});
-  for (int layer = 0; layer < config.layers; ++layer) {
-    for (int d = 0; d < config.directions; ++d) {
-      typename PackedRnn<T, E>::Layer to;
-      to.columns = layer == 0 ? parts.first_columns : config.input_of(layer);
-      const bool first_w = parts.dense || (same && parts.one_hot);
-      if (layer == 0 ? first_w : parts.forward) to.w = forward(to.columns, cell.input, parts.w_back(layer));
-      if (!same && layer == 0 && parts.one_hot) to.w_columns = Buffer<T>(panels * to.columns * cell.input.count * L);
-      if (parts.forward) to.r = forward(config.hidden, cell.recurrent, parts.backward);
-      to.bias = Buffer<T>(panels * cell.pre_activations * L);
-      if (parts.backward && !parts.in_turn) to.r_back = Buffer<E>(transposed(config.hidden, cell.recurrent));
-      if (parts.w_back(layer) && !parts.in_turn) to.w_back = Buffer<E>(transposed(config.input_of(layer), cell.input));
-      packed->layers.push_back(std::move(to));
-    }
+  packed->first_columns = parts.first_columns;
+  const bool shared = parts.held < config.layers * config.directions;
+  for (int64_t index = 0; index < parts.held; ++index) {
+    const int layer = static_cast<int>(index / config.directions);
+    int64_t columns = layer == 0 ? parts.first_columns : config.input_of(layer);
+    if (shared && config.layers > 1) columns = std::max(columns, config.input_of(1));
+    const bool first = same && parts.one_hot && layer == 0;
+    typename PackedRnn<T, E>::Layer to;
+    to.w = forward(columns, cell.input, first || parts.w(layer) || (shared && parts.above), parts.w_back(layer));
+    if (!same && layer == 0 && parts.one_hot)
+      to.w_columns = Buffer<T>(panels * parts.first_columns * cell.input.count * L);
+    to.r = forward(config.hidden, cell.recurrent, parts.recurrent, parts.backward);
+    to.bias = Buffer<T>(panels * cell.pre_activations * L);
+    if (parts.backward && !parts.in_turn) to.r_back = Buffer<E>(transposed(config.hidden, cell.recurrent));
+    if (parts.w_back(layer) && !parts.in_turn) to.w_back = Buffer<E>(transposed(config.input_of(layer), cell.input));
+    packed->layers.push_back(std::move(to));
   }
   return packed;
 }
 
 template <class T, class E>
-void pack_part(const RnnConfig& config, const RnnWeights<T>* weights, const int32_t* ids, PackedRnn<T, E>& packed,
-               const Team& team) {
+void pack_part(const RnnConfig& config, const PackParts& parts, const RnnWeights<T>* weights, const int32_t* ids,
+               int64_t index, PackedRnn<T, E>& packed, const Team& team) {
   const Kernels<T, E>& k = kernels<T, E>();
   const CellShape cell = cell_shape(config.cell);
   const Span span = part_of(panels_of<T>(config.hidden), team.id, team.count);
-  for (size_t i = 0; i < packed.layers.size(); ++i) {
-    auto& to = packed.layers[i];
-    const RnnWeights<T>& from = weights[i];
-    const int layer = static_cast<int>(i) / config.directions;
-    const int64_t width = config.input_of(layer);
-    T* columns = to.w_columns.data();
-    if constexpr (std::is_same_v<T, E>) {
-      columns = to.w.data();
-    } else if (to.w.size() > 0) {
-      k.pack(from.w_ih, config.hidden, width, cell.input, to.w.data(), span);
-    }
-    if (columns != nullptr)
-      k.pack_columns(from.w_ih, config.hidden, width, layer == 0 ? ids : nullptr, to.columns, cell.input, columns,
-                     span);
-    if (to.r.size() > 0) k.pack(from.w_hh, config.hidden, config.hidden, cell.recurrent, to.r.data(), span);
-    k.pack_bias(from.b_ih, cell.input, from.b_hh, cell.recurrent, config.hidden, cell.pre_activations, to.bias.data(),
-                span);
-    pack_transposed(config, from, width, to.w_back.data(), to.r_back.data(), team);
-  }
+  auto& to = packed.layers[static_cast<size_t>(index) % packed.layers.size()];
+  const RnnWeights<T>& from = weights[index];
+  const int layer = static_cast<int>(index) / config.directions;
+  const int64_t width = config.input_of(layer);
+  if (parts.w(layer)) k.pack(from.w_ih, config.hidden, width, cell.input, to.w.data(), span);
+  T* columns = to.w_columns.data();
+  if constexpr (std::is_same_v<T, E>) columns = parts.w(layer) ? nullptr : to.w.data();  // the same numbers
+  if (layer == 0 && parts.one_hot && columns != nullptr)
+    k.pack_columns(from.w_ih, config.hidden, width, ids, packed.first_columns, cell.input, columns, span);
+  if (parts.recurrent) k.pack(from.w_hh, config.hidden, config.hidden, cell.recurrent, to.r.data(), span);
+  k.pack_bias(from.b_ih, cell.input, from.b_hh, cell.recurrent, config.hidden, cell.pre_activations, to.bias.data(),
+              span);
+  pack_transposed(config, from, width, to.w_back.data(), to.r_back.data(), team);
 }
 
 template <class T, class E>
@@ -141,26 +138,33 @@ size_t PackedRnn<T, E>::bytes() const {
 
 template <class T, class E>
 std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig& config, const RnnWeights<T>* weights, int threads) {
-  auto packed = empty_pack<T, E>(config, {.first_columns = config.input,
-                                          .dense = true,
-                                          .one_hot = true,
-                                          .forward = true,
-                                          .backward = false,
-                                          .dx = false,
-                                          .in_turn = false});
+  const int64_t all = config.layers * config.directions;
+  const PackParts parts{.first_columns = config.input,
+                        .dense = true,
+                        .one_hot = true,
+                        .above = true,
+                        .recurrent = true,
+                        .backward = false,
+                        .dx = false,
+                        .in_turn = false,
+                        .held = all};
+  auto packed = empty_pack<T, E>(config, parts);
   constexpr double kRows = 16;  // whose product takes about as long as packing
   const double flops = 2 * kRows * static_cast<double>(weights_of(config, false));
-  parallel(threads_for(flops, threads), [&](Team& team) { pack_part(config, weights, nullptr, *packed, team); });
+  parallel(threads_for(flops, threads), [&](Team& team) {
+    for (int64_t index = 0; index < all; ++index) pack_part(config, parts, weights, nullptr, index, *packed, team);
+  });
   return packed;
 }
 
-#define RNNFAST_INSTANTIATE(T, E)                                                                                 \
-  template struct PackedRnn<T, E>;                                                                                \
-  template std::shared_ptr<PackedRnn<T, E>> empty_pack(const RnnConfig&, const PackParts&);                       \
-  template void pack_part(const RnnConfig&, const RnnWeights<T>*, const int32_t*, PackedRnn<T, E>&, const Team&); \
-  template void pack_in_turn(const RnnConfig&, const PackParts&, const RnnWeights<T>*, int, PackedRnn<T, E>&,     \
-                             const Team&);                                                                        \
-  template void leave_backward(const RnnConfig&, const PackParts&, PackedRnn<T, E>&);                             \
+#define RNNFAST_INSTANTIATE(T, E)                                                                             \
+  template struct PackedRnn<T, E>;                                                                            \
+  template std::shared_ptr<PackedRnn<T, E>> empty_pack(const RnnConfig&, const PackParts&);                   \
+  template void pack_part(const RnnConfig&, const PackParts&, const RnnWeights<T>*, const int32_t*, int64_t,  \
+                          PackedRnn<T, E>&, const Team&);                                                     \
+  template void pack_in_turn(const RnnConfig&, const PackParts&, const RnnWeights<T>*, int, PackedRnn<T, E>&, \
+                             const Team&);                                                                    \
+  template void leave_backward(const RnnConfig&, const PackParts&, PackedRnn<T, E>&);                         \
   template std::shared_ptr<const PackedRnn<T, E>> pack_rnn(const RnnConfig&, const RnnWeights<T>*, int);
 RNNFAST_INSTANTIATE(float, float)
 RNNFAST_INSTANTIATE(double, double)

@@ -9,9 +9,11 @@ namespace rnnfast {
 struct PackParts {
   int64_t first_columns;  // of the first layer's w: its inputs, or the distinct tokens of a call
   bool dense, one_hot;    // the first layer's w, for which input
-  bool forward;           // all other w and all r
+  bool above, recurrent;  // the other layers' w, and all r
   bool backward, dx;      // what the gradients of h and of the layers' inputs need; with dx, of the first one's too
   bool in_turn;           // these later, in the memory of the forward ones
+  int64_t held;           // layers and directions at once: all, or fewer, which are packed one after the other
+  bool w(int layer) const { return layer > 0 ? above : dense; }
   bool w_back(int layer) const { return backward && (dx || layer > 0); }
 };
 
@@ -19,10 +21,11 @@ struct PackParts {
 template <class T, class E>
 std::shared_ptr<PackedRnn<T, E>> empty_pack(const RnnConfig&, const PackParts&);
 
-// This thread's share of the packing. `ids`: the tokens that the first w's columns stand for, or null for all.
+// This thread's share of the packing of layer and direction `index`. `ids`: the tokens that the first w's columns stand
+// for, or null for all.
 template <class T, class E>
-void pack_part(const RnnConfig&, const RnnWeights<T>* weights, const int32_t* ids, PackedRnn<T, E>& packed,
-               const Team&);
+void pack_part(const RnnConfig&, const PackParts&, const RnnWeights<T>* weights, const int32_t* ids, int64_t index,
+               PackedRnn<T, E>& packed, const Team&);
 
 // This thread's share of what comes in turn, of a layer with whose forward weights all threads have done.
 template <class T, class E>

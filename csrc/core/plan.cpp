@@ -109,7 +109,7 @@ ThreadScratch<T, E>::ThreadScratch(const Plan& plan, const CellShape& cell, int6
   // The team may turn out smaller than planned, so a thread has room for any part.
   const int64_t row_bytes = plan.panels * cell.pre_activations * k.lanes * static_cast<int64_t>(sizeof(T));
   constexpr int64_t most = std::is_same_v<T, E> ? kChunkBytes : kMostChunkBytes;
-  const int64_t chunk = std::clamp(input_bytes, kChunkBytes, most) / row_bytes;
+  const int64_t chunk = unpacked ? rows : std::clamp(input_bytes, kChunkBytes, most) / row_bytes;
   chunk_rows_ = input_bytes > 0 ? std::min(std::max(plan.batch, chunk), std::max<int64_t>(rows, 1)) : 0;
   pre_ = Buffer<T>(std::max(chunk_rows_ * plan.panels * cell.pre_activations * k.lanes, reserved));
   step_rows_ = Buffer<unsigned char>(plan.batch * k.step_row_bytes);

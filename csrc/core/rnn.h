@@ -66,11 +66,10 @@ int64_t operand_stride(int64_t n) {
 template <class T, class E = T>
 struct PackedRnn {
   struct Layer {
-    Buffer<E> w, r;       // forward; see ForwardArgs. Both are empty where a single step takes the caller's
+    Buffer<E> w, r;       // forward; see ForwardArgs. Empty where a call takes the caller's
     Buffer<T> w_columns;  // w for one-hot input, where E is not T
     Buffer<T> bias;
     Buffer<E> w_back, r_back;  // for the gradients of x and h; empty without `backward` and until forward ends
-    int64_t columns = 0;       // of w: the layer's inputs, or the distinct tokens of a call
     const T* one_hot() const {
       if constexpr (std::is_same_v<T, E>)
         return w.data();
@@ -78,9 +77,11 @@ struct PackedRnn {
         return w_columns.data();
     }
   };
-  std::vector<Layer> layers;  // layer * D + direction
+  std::vector<Layer> layers;  // layer * D + direction; or fewer, each for several of these in turn
+  int64_t first_columns = 0;  // of the first w: the inputs, or the distinct tokens of a call
   Buffer<T> zeros;
   Buffer<E> zero_row;
+  const Layer& of(int64_t index) const { return layers[static_cast<size_t>(index) % layers.size()]; }
   size_t bytes() const;
 };
 

@@ -11,7 +11,8 @@ namespace rnnfast {
 
 namespace {
 
-constexpr double kFlopsOfPacking = 50;  // a weight; it is copied at about 4 GB/s
+constexpr double kFlopsOfPacking = 50;         // a weight; it is copied at about 4 GB/s
+constexpr int64_t kInPlaceBytes = 512 * 1024;  // of pre-activations, which are read once, in order: half of L2
 
 template <class T, class E>
 class ForwardPass {
@@ -33,16 +34,20 @@ class ForwardPass {
     padded_ = plan_.panels * kernels<T>().lanes;
     take_input(packed != nullptr);
     unpacked_ = packed == nullptr && schedule_.longest() == 1;
+    w_in_place_ = unpacked_ || (packed == nullptr && takes_w_in_place());
     if (packed == nullptr) {
       const bool tokens = in.tokens != nullptr;
       const bool backward = keep && !cache.reads_weights();
       parts_ = {.first_columns = tokens ? cache.ids.size() : config.input,
-                .dense = !tokens && !unpacked_,
+                .dense = !tokens && !w_in_place_,
                 .one_hot = tokens,
-                .forward = !unpacked_,
+                .above = !w_in_place_,
+                .recurrent = !unpacked_,
                 .backward = backward,
                 .dx = !tokens,
-                .in_turn = backward && !unpacked_ && !cache.recomputes()};
+                .in_turn = backward && !unpacked_ && !cache.recomputes(),
+                // Where nothing is kept, in the memory of those before, which is in a cache.
+                .held = keep || unpacked_ ? config.layers * config.directions : directions_at_once()};
       fresh_ = empty_pack<T, E>(config, parts_);
       packed = cache_.own_weights = fresh_;
     }
@@ -60,19 +65,31 @@ class ForwardPass {
     const int64_t reserved =
         keep_ && schedule_.rows() >= kSumBlock ? packed_inputs(config, in.tokens != nullptr, kernels<T>().lanes) : 0;
     for (int i = 0; i < plan_.threads; ++i) {
-      scratch_.emplace_back(plan_, cell_, schedule_.rows(), input_weight_bytes<T, E>(config), unpacked_, reserved);
+      scratch_.emplace_back(plan_, cell_, schedule_.rows(), input_weight_bytes<T, E>(config), w_in_place_, reserved);
       dropped_.emplace_back(!kSame && drops(0) ? config.directions * config.hidden : 0);
     }
   }
 
   void run() {
     const bool stopped = parallel(plan_.threads, [this](Team& team) {
-      if (fresh_ != nullptr) pack_part(config_, weights_, ids_, *fresh_, team);
       copy_input(team);
       clear_past_ends(schedule_, out_.y, out_.strides, config_.directions * config_.hidden, team);
-      if (team_barrier(team)) return;
+      if (unpacked_) {
+        pack(0, config_.layers * config_.directions, team);
+        if (team_barrier(team)) return;
+      } else if (fresh_ == nullptr && team_barrier(team)) {
+        return;
+      }
+      const int at_once = directions_at_once();
       for (int layer = 0; layer < config_.layers; ++layer) {
-        for (int d = 0; d < config_.directions; ++d) recur(layer, d, team);
+        for (int d = 0; d < config_.directions; ++d) {
+          if (fresh_ != nullptr && !unpacked_ && d % at_once == 0) {
+            if (d > 0 && team_barrier(team)) return;  // this may write over what the other direction's product reads
+            pack(layer * config_.directions + d, at_once, team);
+            if (team_barrier(team)) return;
+          }
+          recur(layer, d, team);
+        }
         if (team_barrier(team)) return;
         if (parts_.in_turn) pack_in_turn(config_, parts_, weights_, layer, *fresh_, team);
         if (has_out(layer)) {
@@ -104,6 +121,19 @@ class ForwardPass {
 
   // The last layer's y is written to a copy; where backward runs the layer again it writes y again, too.
   bool keeps_y() const { return keep_ && (!config_.y_stays || cache_.recomputes()); }
+
+  // Where few rows wait for their steps, W is needed once; were the sequences dealt to threads, each would pack it.
+  bool takes_w_in_place() const {
+    if (!kSame || plan_.split == Split::batch || cache_.recomputes()) return false;
+    return schedule_.rows() * padded_ * cell_.pre_activations * static_cast<int64_t>(sizeof(T)) <= kInPlaceBytes;
+  }
+
+  int directions_at_once() const { return plan_.split == Split::directions ? config_.directions : 1; }
+
+  void pack(int64_t first, int64_t count, const Team& team) {
+    for (int64_t index = first; index < first + count; ++index)
+      pack_part(config_, parts_, weights_, ids_, index, *fresh_, team);
+  }
 
   // Rows of layer 0's input: where the caller has them, or copies.
   void take_input(bool packed) {
@@ -175,10 +205,10 @@ class ForwardPass {
 
   void recur(int layer, int d, Team& team) {
     ForwardArgs<T, E> args = cache_.forward_args(layer, d);
-    if (unpacked_) {
+    if (w_in_place_) {
       const RnnWeights<T>& from = weights_[layer * config_.directions + d];
-      args.w_rows = {from.w_ih, config_.hidden, config_.input_of(layer), cell_.input};
-      args.r_rows = {from.w_hh, config_.hidden, config_.hidden, cell_.recurrent};
+      args.w = nullptr, args.w_rows = {from.w_ih, config_.hidden, config_.input_of(layer), cell_.input};
+      if (unpacked_) args.r_rows = {from.w_hh, config_.hidden, config_.hidden, cell_.recurrent};
     }
     if (layer == 0 && in_.tokens == nullptr) args.x = x_;
     args.y = y_rows(layer, d);
@@ -274,7 +304,7 @@ class ForwardPass {
   bool keep_, saves_ = false;
   Plan plan_;
   int64_t padded_ = 0;
-  bool unpacked_ = false;  // weights that are needed once are taken where they are
+  bool unpacked_ = false, w_in_place_ = false;  // weights that are needed once are taken where they are
   bool from_last_ = false;
   PackParts parts_{};
   std::shared_ptr<PackedRnn<T, E>> fresh_;
@@ -327,9 +357,9 @@ template <class T, class E>
 ForwardArgs<T, E> RnnCache<T, E>::forward_args(int layer, int d) {
   Layer& own = layers[static_cast<size_t>(layer)];
   auto& at = own.direction[static_cast<size_t>(d)];
-  const auto& packed = weights->layers[static_cast<size_t>(layer * config.directions + d)];
+  const auto& packed = weights->of(layer * config.directions + d);
   ForwardArgs<T, E> args{};
-  args.input = packed.columns, args.hidden = config.hidden;
+  args.input = layer > 0 ? config.input_of(layer) : weights->first_columns, args.hidden = config.hidden;
   args.schedule = schedule.view(), args.reverse = d == 1;
   args.w = packed.w.data(), args.r = packed.r.data(), args.bias = packed.bias.data();
   if (layer > 0) {

@@ -85,7 +85,7 @@ bool RnnStepper<T, E>::step(const T* x, const int32_t* tokens, Team& team) {
     const int64_t at = layer * batch_ * padded_;
     T* to = state_[next][0].data() + at;
     ForwardArgs<T, E> args{};
-    args.input = weights.columns, args.hidden = config_.hidden;
+    args.input = config_.input_of(layer), args.hidden = config_.hidden;
     args.schedule = schedule_.view();
     args.schedule.batch = args.schedule.rows = plan_.batch;
     args.schedule.offset = offset_, args.schedule.active = active_;
