@@ -72,8 +72,11 @@ void BackwardPass<T, E>::weight_gradients(int layer, int d, const Span& times, T
     if constexpr (!kSame) args.x = {pairs.data(), pair_stride(args.inputs), nullptr};
     args.gradient = gradient, args.packed = packed_[static_cast<size_t>(team.id)].data();
     args.x_packed = x_packed_[static_cast<size_t>(team.id)].data();
-    // Panels where every thread gets some, else inputs: K is never split.
-    const bool by_panel = plan_.panels >= (args.n == 1 ? kMaxTilePanels : 1) * team.count;
+    // K is never split: panels, or where these are few, inputs, which are then packed by one thread each. That saves
+    // more than da costs, which each thread then reads whole, where that is as narrow as x.
+    constexpr int64_t kInputsOfThread = 16;
+    const bool narrow = args.n == 1 && args.inputs >= kInputsOfThread * team.count;
+    const bool by_panel = plan_.panels >= team.count && !narrow;
     k.weight_gradient(args, by_panel ? part_of(plan_.panels, team.id, team.count) : Span{0, plan_.panels},
                       by_panel ? Span{0, args.inputs} : part_of(args.inputs, team.id, team.count), team);
   };
