@@ -2,9 +2,10 @@
 
     python benchmarks/memory.py --out benchmarks/results/memory.json
 
-Each run is a process of its own, which makes the layers, their gradients, the input and the gradient of the output,
-takes a step of a tiny layer to load what is loaded once, and then measures: the largest resident set during forward and
-backward, above what there was before. `recompute` is the option of that name. Times are measured in turns.
+Each run is a process of its own, of which the median of five counts (torch's differ by a third). It makes the layers,
+their gradients, the input and the gradient of the output, takes a step of a tiny layer to load what is loaded once, and
+then measures: the largest resident set during forward and backward, above what there was before. `recompute` is the
+option of that name. Times are measured in turns.
 """
 
 import argparse
@@ -14,11 +15,13 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
 CELLS = ("rnn", "lstm", "gru")
 KINDS = ("rnnfast", "recompute", "torch")
+PROCESSES = 5  # of each measurement of memory
 
 
 def status(field):
@@ -150,7 +153,8 @@ def main():
         for layers in args.layers:
             row = {"cell": cell, "layers": layers, "bytes": {}}
             for kind in kinds:
-                row["bytes"][kind] = in_process(args, "of_step", kind=kind, cell=cell, layers=layers)
+                runs = [in_process(args, "of_step", kind=kind, cell=cell, layers=layers) for _ in range(PROCESSES)]
+                row["bytes"][kind] = median(runs)
             row["seconds"] = in_process(args, "times", kinds=kinds, cell=cell, layers=layers)
             rows.append(row)
             told = [f"{k} {row['bytes'][k] / 2**20:.0f} MiB {row['seconds'][k]['median'] * 1e3:.0f} ms" for k in kinds]
