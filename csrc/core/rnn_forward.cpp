@@ -74,12 +74,8 @@ class ForwardPass {
     const bool stopped = parallel(plan_.threads, [this](Team& team) {
       copy_input(team);
       clear_past_ends(schedule_, out_.y, out_.strides, config_.directions * config_.hidden, team);
-      if (unpacked_) {
-        pack(0, config_.layers * config_.directions, team);
-        if (team_barrier(team)) return;
-      } else if (fresh_ == nullptr && team_barrier(team)) {
-        return;
-      }
+      if (unpacked_) pack(0, config_.layers * config_.directions, team);
+      if (team_barrier(team)) return;
       const int at_once = directions_at_once();
       for (int layer = 0; layer < config_.layers; ++layer) {
         for (int d = 0; d < config_.directions; ++d) {
