@@ -36,7 +36,7 @@ class BackwardPass {
   Direction& direction_of(int layer, int d) { return layer_of(layer).direction[static_cast<size_t>(d)]; }
   DirectionWork<T, E>& work(int layer, int d) { return work_[static_cast<size_t>(layer * config_.directions + d)]; }
   const typename PackedRnn<T, E>::Layer& weights(int layer, int d) const {
-    return cache_.weights->layers[static_cast<size_t>(layer * config_.directions + d)];
+    return cache_.weights->of(layer * config_.directions + d);
   }
   const RnnWeights<T>& callers_weights(int layer, int d) const { return io_.weights[layer * config_.directions + d]; }
 

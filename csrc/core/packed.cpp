@@ -70,7 +70,7 @@ void pack_part(const RnnConfig& config, const PackParts& parts, const RnnWeights
   const Kernels<T, E>& k = kernels<T, E>();
   const CellShape cell = cell_shape(config.cell);
   const Span span = part_of(panels_of<T>(config.hidden), team.id, team.count);
-  auto& to = packed.layers[static_cast<size_t>(index) % packed.layers.size()];
+  auto& to = packed.of(index);
   const RnnWeights<T>& from = weights[index];
   const int layer = static_cast<int>(index) / config.directions;
   const int64_t width = config.input_of(layer);
@@ -89,9 +89,9 @@ template <class T, class E>
 void pack_in_turn(const RnnConfig& config, const PackParts& parts, const RnnWeights<T>* weights, int layer,
                   PackedRnn<T, E>& packed, const Team& team) {
   for (int d = 0; d < config.directions; ++d) {
-    const auto i = static_cast<size_t>(layer * config.directions + d);
-    auto& to = packed.layers[i];
-    pack_transposed<T, E>(config, weights[i], config.input_of(layer), parts.w_back(layer) ? to.w.data() : nullptr,
+    const int index = layer * config.directions + d;
+    auto& to = packed.of(index);
+    pack_transposed<T, E>(config, weights[index], config.input_of(layer), parts.w_back(layer) ? to.w.data() : nullptr,
                           to.r.data(), team);
   }
 }

@@ -81,6 +81,7 @@ struct PackedRnn {
   int64_t first_columns = 0;  // of the first w: the inputs, or the distinct tokens of a call
   Buffer<T> zeros;
   Buffer<E> zero_row;
+  Layer& of(int64_t index) { return layers[static_cast<size_t>(index) % layers.size()]; }
   const Layer& of(int64_t index) const { return layers[static_cast<size_t>(index) % layers.size()]; }
   size_t bytes() const;
 };

@@ -188,7 +188,7 @@ void BackwardPass<T, E>::place_gradients(int layer, int d, DirectionWork<T, E>& 
   if (!keep_ && (!takes_chunks(layer, d) || chunks_.size() == 1)) {
     if constexpr (kSame) {
       if (cache_.own_weights != nullptr) {
-        auto& weights = cache_.own_weights->layers[static_cast<size_t>(layer * config_.directions + d)];
+        auto& weights = cache_.own_weights->of(layer * config_.directions + d);
         w = &weights.w_back, r = &weights.r_back;
       }
     }

@@ -81,7 +81,7 @@ bool RnnStepper<T, E>::step(const T* x, const int32_t* tokens, Team& team) {
   }
   const int next = 1 - parity_;
   for (int layer = 0; layer < config_.layers; ++layer) {
-    const auto& weights = packed_->layers[static_cast<size_t>(layer)];
+    const auto& weights = packed_->of(layer);
     const int64_t at = layer * batch_ * padded_;
     T* to = state_[next][0].data() + at;
     ForwardArgs<T, E> args{};
