@@ -18,9 +18,12 @@ constexpr int64_t kSequencesForBatchSplit = 4;   // a thread
 constexpr int64_t kSequencesForWeights = 10;     // a thread: with fewer, weights from beyond L2 come too late
 constexpr int64_t kWeightsOfACore = 128 * 1024;  // of R: they stay in a core's L2 beside the rest
 constexpr int64_t kSweptCaches = 4;              // beyond so many L2 of weights hardly anything is found there again
+constexpr int64_t kSweptSequences = 6;           // more take several tiles: time enough to fetch what is next from L3
 constexpr int64_t kSweptPanels = 4;              // of a group; in larger ones the last read is W's alone
-constexpr int64_t kChunkBytes = 256 * 1024;   // of pre-activations that wait for their step in L2; or, of bf16, whose
-constexpr int64_t kMostChunkBytes = 2 << 20;  // products do not hide that W is read, as many as W has, up to these
+constexpr int64_t kChunkBytes = 256 * 1024;  // of pre-activations that wait for their step in L2: as many as W has, which
+// is read again for each chunk, but at least these, and at most a quarter of L2 or, in bf16, whose products do not hide
+// that W is read,
+constexpr int64_t kMostChunkBytes = 2 << 20;
 
 // Between 40 ns and half a microsecond, by where the cores lie. Measured in less than a millisecond, when it is first
 // asked for; and where that was not soon done, which also comes of other threads on these cores, such as another
@@ -115,7 +118,7 @@ ThreadScratch<T, E>::ThreadScratch(const Plan& plan, const CellShape& cell, int6
   const Kernels<T, E>& k = kernels<T, E>();
   // The team may turn out smaller than planned, so a thread has room for any part.
   const int64_t row_bytes = plan.panels * cell.pre_activations * k.lanes * static_cast<int64_t>(sizeof(T));
-  constexpr int64_t most = std::is_same_v<T, E> ? kChunkBytes : kMostChunkBytes;
+  const int64_t most = std::is_same_v<T, E> ? std::max(kChunkBytes, core_cache_bytes() / 4) : kMostChunkBytes;
   const int64_t chunk = unpacked ? rows : std::clamp(input_bytes, kChunkBytes, most) / row_bytes;
   chunk_rows_ = input_bytes > 0 ? std::min(std::max(plan.batch, chunk), std::max<int64_t>(rows, 1)) : 0;
   pre_ = Buffer<T>(std::max(chunk_rows_ * plan.panels * cell.pre_activations * k.lanes, reserved));
@@ -147,7 +150,8 @@ void single_step(const RnnConfig& config, const ForwardArgs<T, E>& args, const S
   const int64_t per_unit = cell.input.count * inputs + (args.from_zeros ? 0 : cell.recurrent.count * args.hidden);
   const int64_t bytes = (own.end - own.begin) * k.lanes * per_unit * static_cast<int64_t>(sizeof(E));
   const int64_t cache = core_cache_bytes() * k.depth;
-  if (bytes <= cache / 2 || bytes > kSweptCaches * cache) return forward(args, scratch, part, team);
+  const int64_t most = args.schedule.batch > kSweptSequences ? cache : kSweptCaches * cache;
+  if (bytes <= cache / 2 || bytes > most) return forward(args, scratch, part, team);
   const int64_t groups = (own.end - own.begin + kSweptPanels - 1) / kSweptPanels;
   const bool barrier = part.barrier;
   for (int64_t i = 0; i < groups; ++i) {
