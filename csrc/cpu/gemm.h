@@ -49,6 +49,7 @@ void gemm(const GemmArgs<T, E>& g, Span rows, Span panels, Team& team) {
   const Cut cut(g.runs, g.run_length, group * g.n * L * static_cast<int64_t>(sizeof(E)), kWeightBytes);
   const int64_t full_panels = g.width < 0 ? panels.end : g.width / L;
   GemmArgs<T, E> part = g;  // with what has been summed so far
+  int64_t passed = 0;       // tiles
 
   Tile<T, E> t;
   t.run_stride = g.run_stride, t.b_panel = panel_size, t.out_panel = g.out_panel;
@@ -91,7 +92,7 @@ void gemm(const GemmArgs<T, E>& g, Span rows, Span panels, Team& team) {
           run_tile(t, m_count, g.n, q);
           panel += q;
         }
-        if (i % kTilesPerPoll == 0 && kernel_stopped(team)) return;
+        if (++passed % kTilesPerPoll == 0 && kernel_stopped(team)) return;
       }
     }
   }
