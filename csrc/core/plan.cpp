@@ -11,18 +11,19 @@ namespace rnnfast {
 namespace {
 
 // Below these a second thread costs more than it brings; see benchmarks/ for the measurements.
-constexpr double kFlopsForThreads = 1e7;         // of a call
-constexpr double kFlopsForExchange = 3e11;       // of a step, for each second of an exchange between two cores
-constexpr int64_t kRowsOfStep = 16;              // that a single step of fewer counts as
-constexpr int64_t kSequencesForBatchSplit = 4;   // a thread
-constexpr int64_t kSequencesForWeights = 10;     // a thread: with fewer, weights from beyond L2 come too late
-constexpr int64_t kWeightsOfACore = 128 * 1024;  // of R: they stay in a core's L2 beside the rest
-constexpr int64_t kSweptCaches = 4;              // beyond so many L2 of weights hardly anything is found there again
-constexpr int64_t kSweptSequences = 6;           // more take several tiles: time enough to fetch what is next from L3
-constexpr int64_t kSweptPanels = 4;              // of a group; in larger ones the last read is W's alone
-constexpr int64_t kChunkBytes = 256 * 1024;  // of pre-activations that wait for their step in L2: as many as W has, which
-// is read again for each chunk, but at least these, and at most a quarter of L2 or, in bf16, whose products do not hide
-// that W is read,
+constexpr double kFlopsForThreads = 1e7;          // of a call
+constexpr double kFlopsForExchange = 3e11;        // of a step, for each second of an exchange between two cores
+constexpr int64_t kRowsOfStep = 16;               // that a single step of fewer counts as
+constexpr int64_t kSequencesForBatchSplit = 4;    // a thread
+constexpr int64_t kSequencesForWeights = 16;      // a thread: up to here weights from beyond L2 may come too late, and
+constexpr int64_t kSequencesForManyWeights = 32;  // up to here where R is more than two L2
+constexpr int64_t kWeightsOfACore = 128 * 1024;   // of R: they stay in a core's L2 beside the rest
+constexpr int64_t kSweptCaches = 4;               // beyond so many L2 of weights hardly anything is found there again
+constexpr int64_t kSweptSequences = 6;            // more take several tiles: time enough to fetch what is next from L3
+constexpr int64_t kSweptPanels = 4;               // of a group; in larger ones the last read is W's alone
+// Of pre-activations that wait for their step in L2: as many as W has, which is read again for each chunk, but at least
+// these and at most a quarter of L2 or, in bf16, whose products do not hide that W is read, kMostChunkBytes.
+constexpr int64_t kChunkBytes = 256 * 1024;
 constexpr int64_t kMostChunkBytes = 2 << 20;
 
 // Between 40 ns and half a microsecond, by where the cores lie. Measured in less than a millisecond, when it is first
@@ -54,9 +55,9 @@ Plan::Plan(const CellShape& cell, int64_t lanes, int64_t hidden, int directions,
   const double step_flops =
       2.0 * cell.recurrent.count * static_cast<double>(hidden) * static_cast<double>(hidden * batch);
   const int64_t r_weights = cell.recurrent.count * hidden * hidden;
-  const bool far = r_weights * static_cast<int64_t>(sizeof(float)) > core_cache_bytes() / 2;
-  const bool deal_weights =
-      (schedule.longest() == 1 && r_weights > kWeightsOfACore) || (far && batch <= kSequencesForWeights * threads);
+  const int64_t r_bytes = r_weights * static_cast<int64_t>(sizeof(float)), cache = core_cache_bytes();
+  const int64_t few = r_bytes > 2 * cache ? kSequencesForManyWeights : r_bytes > cache / 2 ? kSequencesForWeights : 0;
+  const bool deal_weights = (schedule.longest() == 1 && r_weights > kWeightsOfACore) || batch <= few * threads;
   if (threads > 1 && batch >= kSequencesForBatchSplit * threads && !deal_weights) {
     split = Split::batch;
   } else if (directions == 2 && (threads == 2 || threads == 3) && r_weights <= kWeightsOfACore) {

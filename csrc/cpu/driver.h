@@ -90,7 +90,7 @@ RNNFAST_INLINE void store_units(Vec<T> v, T* row, int64_t unit, int64_t hidden) 
 // The input product of the rows of steps [s0, s1): bias, then W x; a pre-activation that gets no input has its bias.
 template <class Cell, class T, class E>
 void input_product(const ForwardArgs<T, E>& f, const Scratch<T, E>& scratch, const Part& part, int64_t s0, int64_t s1,
-                   Team& team) {
+                   int64_t r_bytes, Team& team) {
   using C = Traits<Cell>;
   using V = Vec<T>;
   constexpr int L = V::lanes, N = C::input_count;
@@ -130,7 +130,7 @@ void input_product(const ForwardArgs<T, E>& f, const Scratch<T, E>& scratch, con
   g.b = f.w + part.panels.begin * inputs * N * L;
   g.init = {bias + C::input_first * L, 0, nullptr}, g.init_panel = C::P * L;
   g.out = {scratch.pre + C::input_first * L, row_size, nullptr}, g.out_panel = C::P * L;
-  g.width = -1;
+  g.width = -1, g.others = r_bytes;
   if (f.w != nullptr) {
     gemm(g, {0, rows}, {0, own}, team);
   } else {
@@ -153,7 +153,7 @@ void recurrent_product_unpacked(const ForwardArgs<T, E>& f, const Scratch<T, E>&
   g.b = nullptr;
   g.out = {scratch.pre + C::first * L, own * C::P * L, nullptr}, g.out_panel = C::P * L;
   g.init = {g.out.base, g.out.stride, nullptr}, g.init_panel = g.out_panel;
-  g.width = -1;
+  g.width = -1, g.others = 0;
   gemm_unpacked(g, f.r_rows, scratch.weights, {0, count}, {0, own}, part.panels.begin, team);
 }
 
@@ -199,9 +199,10 @@ struct InputOfStep {
 // Every tile of one step of this part: the product that `row.a` takes part in, behind that of `input` if there is one,
 // then `finish(row, product, panel)`.
 // Steps alternate between both ends where weights fill L2 or more: what the step before read last is still there.
+// `others`: bytes of weights that other products read between two steps.
 template <int N, class T, class E, class Finish>
 RNNFAST_INLINE void step_tiles(Tile<T, E>& t, const StepRow<T, E>* rows, int64_t count, Span panels, bool odd,
-                               const E* b, int64_t init_offset, int64_t init_base, Finish finish,
+                               const E* b, int64_t init_offset, int64_t init_base, int64_t others, Finish finish,
                                InputOfStep<T, E>* input = nullptr) {
   constexpr int L = Vec<T>::lanes;
   alignas(64) T product[kTileRows * kMaxTilePanels * kMaxPre * L];
@@ -221,7 +222,7 @@ RNNFAST_INLINE void step_tiles(Tile<T, E>& t, const StepRow<T, E>* rows, int64_t
     const int q_count = static_cast<int>(at.end - at.begin);
     t.b = b + panel * t.b_panel;
     t.ahead = Ahead(b + next.begin * t.b_panel, (next.end - next.begin) * panel_bytes, steps * tiling.tiles,
-                    (panels.end - panels.begin) * panel_bytes);
+                    (panels.end - panels.begin) * panel_bytes + others);
     for (int64_t i = 0; i < tiling.tiles; ++i) {
       const StepRow<T, E>* row = rows + tiling.begin(i);
       const int m_count = static_cast<int>(tiling.begin(i + 1) - tiling.begin(i));
@@ -259,11 +260,13 @@ void forward(const ForwardArgs<T, E>& f, const Scratch<T, E>& scratch, const Par
   w.runs = 1, w.run_length = (f.input + depth<E> - 1) / depth<E>, w.run_stride = 0;
   w.b_panel = w.run_length * C::P * L, w.init_panel = C::P * L;
   input.w = f.w, input.bias = f.bias;
+  const int64_t r_bytes = own * t.b_panel * static_cast<int64_t>(sizeof(E));
+  const int64_t w_numbers = f.token != nullptr ? 0 : own * w.run_length * C::input_count * L;
+  const int64_t w_bytes = w_numbers * static_cast<int64_t>(sizeof(E));
   // Worth it where all weights stay in L2 and a step has rows enough for a tile of its own.
-  const int64_t weight_bytes = own * (w.b_panel + t.b_panel) * static_cast<int64_t>(sizeof(E));
   const bool input_by_step =
       kInputByStep && C::input_count == C::P && C::count == C::P && f.token == nullptr && f.w != nullptr &&
-      f.r != nullptr && weight_bytes <= core_cache_bytes() &&
+      f.r != nullptr && w_bytes + r_bytes <= core_cache_bytes() &&
       schedule.rows * sequences(part.share, schedule.batch) >= kTileRows / 2 * schedule.steps * schedule.batch;
 
   int64_t chunk_end = 0, chunk_row = 0;
@@ -276,7 +279,7 @@ void forward(const ForwardArgs<T, E>& f, const Scratch<T, E>& scratch, const Par
         if (total > 0 && total + n > scratch.chunk_rows) break;
         total += n;
       }
-      input_product<Cell>(f, scratch, part, s, chunk_end, team);
+      input_product<Cell>(f, scratch, part, s, chunk_end, r_bytes, team);
       chunk_row = 0;
     }
     for (int64_t i = 0; i < count; ++i) {
@@ -312,7 +315,7 @@ void forward(const ForwardArgs<T, E>& f, const Scratch<T, E>& scratch, const Par
           cell_forward<Cell>(f, rows[i], rows[i].init + (panel * C::P + C::first) * L, pre_base + panel, panel);
     } else if (count > 0 && own > 0) {
       step_tiles<C::count>(
-          t, rows, count, part.panels, s % 2 == 1, f.r, C::first * L, pre_base,
+          t, rows, count, part.panels, s % 2 == 1, f.r, C::first * L, pre_base, w_bytes,
           [&](const StepRow<T, E>& row, const T* product, int64_t panel) {
             cell_forward<Cell>(f, row, product, panel, panel - pre_base);
           },
@@ -391,7 +394,7 @@ void backward(const BackwardArgs<T, E>& b, const Scratch<T, E>& scratch, const P
           cell_backward<Cell>(b, rows[i], rows[i].init + panel * L, panel);
     } else if (count > 0 && own > 0) {
       step_tiles<1>(
-          t, rows, count, part.panels, s % 2 == 1, b.r, 0, 0,
+          t, rows, count, part.panels, s % 2 == 1, b.r, 0, 0, 0,
           [&](const StepRow<T, E>& row, const T* dh, int64_t panel) { cell_backward<Cell>(b, row, dh, panel); });
     }
     if (part.barrier ? kernel_barrier(team) : ((s & poll_mask) == 0 && kernel_stopped(team))) return;
@@ -415,7 +418,7 @@ void backward(const BackwardArgs<T, E>& b, const Scratch<T, E>& scratch, const P
     gemm_transposed_unpacked(g, b.r_rows, scratch.weights, {0, count}, part.panels, team);
   } else if (count > 0 && own > 0) {
     step_tiles<1>(
-        t, rows, count, part.panels, true, b.r, 0, 0,
+        t, rows, count, part.panels, true, b.r, 0, 0, 0,
         [](const StepRow<T, E>& row, const T* dh, int64_t panel) { Vec<T>::load(dh).store(row.ds[0] + panel * L); });
   }
 }

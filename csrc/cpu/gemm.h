@@ -60,7 +60,7 @@ void gemm(const GemmArgs<T, E>& g, Span rows, Span panels, Team& team) {
     t.ahead = Ahead();
     if (cut.size >= cut.count)
       t.ahead = Ahead(g.b + last * panel_size, following * panel_bytes, steps * turns * tiling.tiles,
-                      (panels.end - panels.begin) * panel_bytes);
+                      (panels.end - panels.begin) * panel_bytes + g.others);
     for (int64_t k = 0; k < cut.count || k == 0; k += cut.size) {
       const int64_t size = cut.count - k < cut.size ? cut.count - k : cut.size;
       t.runs = cut.by_run ? size : g.runs, t.run_length = cut.by_run ? g.run_length : size;

@@ -151,7 +151,8 @@ struct GemmArgs {
   int64_t init_panel;  // from a panel of init to the next
   Rows<T> out;
   int64_t out_panel;
-  int64_t width;  // valid elements of a row where n == 1: neither init nor out is touched behind them; else -1
+  int64_t width;   // valid elements of a row where n == 1: neither init nor out is touched behind them; else -1
+  int64_t others;  // bytes of weights that other products read before these are read again
 };
 
 // gradient[panel][i][n][lane] = sum over rows of x[row][i] * da(row, panel)[first + n][lane]

@@ -27,14 +27,15 @@ RNNFAST_INLINE T* row_of(const Rows<T>& rows, int64_t r) {
   return rows.index != nullptr ? rows.index[r] : rows.base + r * rows.stride;
 }
 
-// What the next tiles need of weights that fill L2 or more: a cache line of it, or less, is brought there at each step of
-// k. Processors foresee what one tile reads in order, but not the next panel while many rows pass this one, and waiting
-// for L3 takes up to a third of the time. Several lines at once, every few steps, would be in the way of other loads.
+// What the next tiles need of weights that fill L2 or more: a cache line of it, or less, is brought there at each step
+// of k. Processors foresee what one tile reads in order, but not the next panel while many rows pass this one, and
+// waiting for L3 takes up to a third of the time. Several lines at once, every few steps, would be in the way of other
+// loads.
 struct Ahead {
   const char* next = nullptr;
   int64_t step = 0;  // bytes
   Ahead() = default;
-  // `bytes` from `weights` on, in `steps` steps of k; all weights of the product take `all` bytes.
+  // `bytes` from `weights` on, in `steps` steps of k; all weights that take turns in L2 are `all` bytes.
   RNNFAST_INLINE Ahead(const void* weights, int64_t bytes, int64_t steps, int64_t all)
       : next(static_cast<const char*>(weights)) {
     constexpr int64_t kMost = 128;  // beyond it too few of the lines would come to be worth their turn
