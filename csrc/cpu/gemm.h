@@ -130,7 +130,7 @@ void weight_gradient(const WeightGradientArgs<T, E>& g, Span panels, Span inputs
   constexpr int L = V::lanes, R = row_pair<E>, W = operands<E>;
   if (inputs.begin >= inputs.end) return;
   const int64_t out_panel = g.inputs * g.n * L, packed_panel = kSumBlock / R * g.n * L;
-  const int width = g.n == 1 ? kMaxTilePanels : 1;  // panels at a time
+  const int width = g.n == 1 ? balanced_panels(panels.end - panels.begin) : 1;  // panels at a time
   WeightTile<T, E> t;
   t.out_panel = out_panel;
   int64_t end = g.rows, row0;
@@ -138,7 +138,7 @@ void weight_gradient(const WeightGradientArgs<T, E>& g, Span panels, Span inputs
     row0 = end > 0 ? (end - 1) / kSumBlock * kSumBlock : 0;
     const int64_t rows = end - row0;
     t.count = (rows + R - 1) / R;
-    int packed_for = 0;
+    int64_t packed_tiles = 0;
     for (int64_t panel = panels.begin; panel < panels.end; panel += width) {
       const int q_count = static_cast<int>(panels.end - panel < width ? panels.end - panel : width);
       for (int q = 0; !g.add && end == g.rows && q < q_count; ++q) {
@@ -146,8 +146,8 @@ void weight_gradient(const WeightGradientArgs<T, E>& g, Span panels, Span inputs
         for (int64_t i = inputs.begin * g.n * L; i < inputs.end * g.n * L; i += L) V(T(0)).store(out + i);
       }
       const InputTiles tiling(inputs.end - inputs.begin, g.n * q_count);
-      if (packed_for != q_count) pack_inputs(g.x, row0 / R, t.count, inputs.begin, tiling, g.x_packed);
-      packed_for = q_count;
+      if (packed_tiles != tiling.tiles) pack_inputs(g.x, row0 / R, t.count, inputs.begin, tiling, g.x_packed);
+      packed_tiles = tiling.tiles;
       for (int64_t k = 0; g.packed != nullptr && k < t.count; ++k) {
         for (int q = 0; q < q_count; ++q) {
           const E* from = g.da + (row0 + k * R) * g.da_row + (panel + q) * g.da_panel + g.first * W;

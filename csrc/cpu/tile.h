@@ -73,6 +73,12 @@ constexpr int max_tile_rows(int vectors) {
   return vectors > kAccumulators ? 0 : kAccumulators / vectors > kTileRows ? kTileRows : kAccumulators / vectors;
 }
 
+// Panels of one vector a tile takes, of so many: no more than kMaxTilePanels, and five are 3 + 2, not 4 + 1.
+RNNFAST_INLINE int balanced_panels(int64_t panels) {
+  const int64_t groups = (panels + kMaxTilePanels - 1) / kMaxTilePanels;
+  return groups > 0 ? static_cast<int>((panels + groups - 1) / groups) : 1;
+}
+
 // How `rows` rows and panels of N vectors are cut into tiles: as few tiles as the registers allow, of equal size
 // (25 rows are 5 x 5, not 4 x 6 + 1), and for few rows several panels, so that enough chains hide the latency of an
 // fma and each row's element is broadcast once for all of them.
@@ -83,7 +89,7 @@ struct Tiling {
     const int narrow = max_panels < kMaxTilePanels ? static_cast<int>(max_panels) : kMaxTilePanels;
     int limit = max_tile_rows(n);
     if (n == 1) {
-      panels = narrow > 0 ? narrow : 1;
+      panels = balanced_panels(max_panels);
       limit = max_tile_rows(panels);
     }
     tiles = (rows + limit - 1) / limit;
