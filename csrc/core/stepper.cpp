@@ -110,7 +110,7 @@ bool RnnStepper<T, E>::step(const T* x, const int32_t* tokens, Team& team) {
     single_step(config_, args, scratch_[static_cast<size_t>(team.id)].view(), plan_.part(team, 0), parity_ == 1, team);
     // With a batch split the next layer needs this thread's rows only; the panels' split has passed its own barrier.
   }
-  // Behind a barrier every thread has read parity_.
+  // Behind a barrier, such as that of dealt panels, every thread has read parity_.
   if (team.count == 1 ? team_stopped(team) : plan_.split != Split::panels && team_barrier(team)) return true;
   if (team.id == 0) parity_ = next;
   if (team.count == 1 || !team_barrier(team)) return false;

@@ -397,7 +397,7 @@ void backward(const BackwardArgs<T, E>& b, const Scratch<T, E>& scratch, const P
           t, rows, count, part.panels, s % 2 == 1, b.r, 0, 0, 0,
           [&](const StepRow<T, E>& row, const T* dh, int64_t panel) { cell_backward<Cell>(b, row, dh, panel); });
     }
-    if (part.barrier ? kernel_barrier(team) : ((s & poll_mask) == 0 && kernel_stopped(team))) return;
+    if (part.barrier ? kernel_barrier(team) : (((s + 1) & poll_mask) == 0 && kernel_stopped(team))) return;
   }
 
   // The gradient of the initial h still lacks the product; one that was cut off has none.

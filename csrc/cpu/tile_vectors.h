@@ -23,9 +23,9 @@ void tile(Tile<T, E>& t) {
   for (int m = 0; m < M; ++m) a[m] = t.a[m];
   const E* b = t.b;
   const int64_t b_panel = t.b_panel, length = t.run_length;
-  // Where nothing is needed, a line that is in L1 anyway: a prefetch costs less than a branch. But tiles of one or two
-  // rows, which never need any, read weights as fast as L2 gives them, and would be a tenth slower.
-  constexpr bool fetch = M > 2;
+  // Where nothing is needed, a line that is in L1 anyway: a prefetch costs less than a branch. But a tile that has all
+  // rows never needs any, and those of one or two read weights as fast as L2 gives them: they would be a tenth slower.
+  constexpr bool fetch = 2 * M + 1 > max_tile_rows(N == 1 ? Q : N);
   const char* ahead = t.ahead.step > 0 ? t.ahead.next : reinterpret_cast<const char*>(b);
   for (int64_t run = 0; run < t.runs; ++run) {
     if (run + 1 < t.runs)  // runs lie far apart, where no processor foresees the next one
