@@ -202,8 +202,8 @@ struct InputOfStep {
 // `others`: bytes of weights that other products read between two steps.
 template <int N, class T, class E, class Finish>
 RNNFAST_INLINE void step_tiles(Tile<T, E>& t, const StepRow<T, E>* rows, int64_t count, Span panels, bool odd,
-                               const E* b, int64_t init_offset, int64_t init_base, int64_t others, Finish finish,
-                               InputOfStep<T, E>* input = nullptr) {
+                               const E* b, int64_t init_offset, int64_t init_base, Finish finish,
+                               InputOfStep<T, E>* input = nullptr, int64_t others = 0) {
   constexpr int L = Vec<T>::lanes;
   alignas(64) T product[kTileRows * kMaxTilePanels * kMaxPre * L];
   const Tiling tiling(count, N, panels.end - panels.begin);
@@ -315,11 +315,11 @@ void forward(const ForwardArgs<T, E>& f, const Scratch<T, E>& scratch, const Par
           cell_forward<Cell>(f, rows[i], rows[i].init + (panel * C::P + C::first) * L, pre_base + panel, panel);
     } else if (count > 0 && own > 0) {
       step_tiles<C::count>(
-          t, rows, count, part.panels, s % 2 == 1, f.r, C::first * L, pre_base, w_bytes,
+          t, rows, count, part.panels, s % 2 == 1, f.r, C::first * L, pre_base,
           [&](const StepRow<T, E>& row, const T* product, int64_t panel) {
             cell_forward<Cell>(f, row, product, panel, panel - pre_base);
           },
-          input_by_step ? &input : nullptr);
+          input_by_step ? &input : nullptr, w_bytes);
     }
     if (part.barrier ? kernel_barrier(team) : (((s + 1) & poll_mask) == 0 && kernel_stopped(team))) return;
   }
@@ -394,7 +394,7 @@ void backward(const BackwardArgs<T, E>& b, const Scratch<T, E>& scratch, const P
           cell_backward<Cell>(b, rows[i], rows[i].init + panel * L, panel);
     } else if (count > 0 && own > 0) {
       step_tiles<1>(
-          t, rows, count, part.panels, s % 2 == 1, b.r, 0, 0, 0,
+          t, rows, count, part.panels, s % 2 == 1, b.r, 0, 0,
           [&](const StepRow<T, E>& row, const T* dh, int64_t panel) { cell_backward<Cell>(b, row, dh, panel); });
     }
     if (part.barrier ? kernel_barrier(team) : (((s + 1) & poll_mask) == 0 && kernel_stopped(team))) return;
@@ -418,7 +418,7 @@ void backward(const BackwardArgs<T, E>& b, const Scratch<T, E>& scratch, const P
     gemm_transposed_unpacked(g, b.r_rows, scratch.weights, {0, count}, part.panels, team);
   } else if (count > 0 && own > 0) {
     step_tiles<1>(
-        t, rows, count, part.panels, true, b.r, 0, 0, 0,
+        t, rows, count, part.panels, true, b.r, 0, 0,
         [](const StepRow<T, E>& row, const T* dh, int64_t panel) { Vec<T>::load(dh).store(row.ds[0] + panel * L); });
   }
 }
